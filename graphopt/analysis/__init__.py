@@ -1,4 +1,4 @@
-"""Facts about graphs. An analysis never edits."""
+"""Analyses, which derive facts about graphs and never edit them."""
 
 from .sizes import LONGEST, Sizes, derive_sizes, sizes_of_constant
 

@@ -15,10 +15,10 @@ if TYPE_CHECKING:
     import onnx
 
 Piece = tuple[Sequence[Node], Sequence[Value]]
-"""Nodes in execution order, and those of their outputs that are to be returned."""
+"""Nodes in execution order, and the outputs to return."""
 
-_EMBED = 1024  # elements from which a constant is fed instead of embedded, for then it is not copied
-_IR_VERSION = 10  # of the models that are evaluated here
+_EMBED = 1024  # elements from which a constant is fed instead of embedded, which avoids a copy
+_IR_VERSION = 10  # of the evaluated models
 _PLAIN = frozenset(
     (
         DType.FLOAT, DType.DOUBLE, DType.FLOAT16, DType.BOOL, DType.INT8, DType.INT16, DType.INT32, DType.INT64,
@@ -28,14 +28,14 @@ _PLAIN = frozenset(
 
 
 def is_plain(type: Type | None) -> bool:
-    """A tensor of an element type that numpy has, so that onnxruntime can take and return it."""
+    """Whether the type is a tensor of a numpy element type, which onnxruntime can take and return."""
     return isinstance(type, TensorType) and type.dtype in _PLAIN
 
 
 def evaluate(graph: Graph, pieces: Sequence[Piece], known: Mapping[Value, Constant]) -> dict[Value, Array]:
-    """The outputs of the pieces as arrays; `known` values are not computed.
+    """The outputs of the pieces as arrays, given `known` values.
 
-    A piece that onnxruntime refuses is evaluated node by node, and all values that it could compute are returned.
+    A piece that onnxruntime refuses is evaluated node by node, and all values that could be computed are returned.
     """
     arrays: dict[Value, Array] = {}
     batch: list[Piece] = []

@@ -1,4 +1,4 @@
-"""The memory that a run of a graph takes, by the life of each of its values."""
+"""Peak memory of a run of a graph, by the live interval of each value."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from ..ir import Graph, TensorType, Type, Value
 
 
 class Liveness:
-    """When the values of a graph are made, and when they are last read. Holds types alone, no weights."""
+    """The live intervals of a graph's values: computed at, last read at. Holds types only, no weights."""
 
     def __init__(self, graph: Graph) -> None:
         nodes = graph.snapshot()
@@ -25,8 +25,8 @@ class Liveness:
                 self._dead[at].append(value.type)
 
     def peak(self, sizes: Mapping[str, int]) -> int:
-        """Bytes alive at once when the nodes run in order, inputs and constants not counted; symbolic sizes are those
-        of `sizes`, and a tensor of unknown size counts nothing."""
+        """The most bytes alive at once when the nodes run in order, without inputs and constants; `sizes`: of symbols.
+        A tensor of unknown size counts as 0."""
         live = peak = 0
         for born, dead in zip(self._born, self._dead):
             live += sum(_bytes(kind, sizes) for kind in born)

@@ -1,11 +1,11 @@
-"""The operands of a node: their types and shapes, constant integers such as axes, and whether they are only moved."""
+"""Facts about a node's operands: types and shapes, constant integers such as axes, which operands are only moved."""
 
 from __future__ import annotations
 
 from ..ir import Array, Dim, Node, TensorType, Value
 
 SMALL = 4096
-"""Elements of the largest constant that passes read: it is decoded at each visit of its node."""
+"""Elements of the largest constant that passes read, as each visit of its node decodes it."""
 
 TO_END = 2**31 - 1
 """The end of a Slice "to the end" is at least this: exporters write the largest integer of 32 or 64 bits."""
@@ -63,7 +63,7 @@ def axis_of(number: int, rank: int | None) -> int | None:
 
 
 def is_replaceable(result: Value, operand: Value) -> bool:
-    """Putting `operand` in the place of `result` saves a node: a graph's result keeps one that carries its name."""
+    """Whether replacing `result` by `operand` saves a node: a graph's result may need a node to carry its name."""
     if not result.is_result:
         return True
     computed_here = operand.producer is not None and operand.graph is result.graph

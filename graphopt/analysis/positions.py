@@ -1,4 +1,4 @@
-"""The longest sequence of a language model: the rows of the tables that its positions are looked up in."""
+"""The longest sequence of a language model: the rows of its position tables."""
 
 from __future__ import annotations
 
@@ -10,20 +10,20 @@ _TABLES = {
     "com.microsoft::GemmaRotaryEmbedding": 3,
     "RotaryEmbedding": 1,
 }
-"""The slot of the cosines, [positions, …], of operators that look up positions themselves."""
+"""The slot of the table of cosines, [positions, …], of operators that look up positions."""
 
 _PLAIN = frozenset(("Identity", "Cast", "Unsqueeze", "Squeeze", "Reshape", "Expand", "Slice", "Mul"))
-"""Operators that hand positions on; of Mul, which clears those of padding, one operand is a mask."""
+"""Operators that pass positions on; Mul clears positions of padding by a mask, its other operand."""
 
 _DEPTH = 24
-"""Operators followed from a Gather to where its positions begin: a bound, not tuned."""
+"""The most operators followed from a Gather back to the origin of its positions: a bound, not tuned."""
 
 
 def position_limit(graph: Graph) -> int | None:
-    """The most tokens, earlier ones included, whose positions all tables of the graph hold; None without such tables.
+    """The most tokens, earlier ones included, that all position tables of the graph hold; None without such tables.
 
-    A table is a constant that positions are looked up in: the input `position_ids`, sums along a mask, or a Range. Of
-    positions that are computed otherwise nothing is told.
+    A position table is a constant indexed by the input `position_ids`, sums along a mask, or a Range. Tables indexed by
+    positions computed otherwise are not found.
     """
     limits = [limit for node in graph if (limit := _rows(node)) is not None]
     return min(limits, default=None)
@@ -41,7 +41,7 @@ def _rows(node: Node) -> int | None:
 
 
 def _first_position(value: Value | None, depth: int) -> int | None:
-    """The number that stands for the first token of a sequence; None where `value` holds no positions."""
+    """The position of a sequence's first token, usually 0; None where `value` holds no positions."""
     node = None if value is None else value.producer
     if value is None or depth == 0:
         return None

@@ -15,7 +15,7 @@ from ..ir import Constant, Dim, DType, Node, TensorType, Value
 from ..ops import attr, quotient, remainder, total
 
 LONGEST = 64
-"""Elements of the longest vector that is followed; shapes have one an axis."""
+"""Elements of the longest vector that is followed; a shape has one for each axis."""
 
 _FOLLOWED = (DType.INT64, DType.INT32, DType.BOOL)
 
@@ -29,7 +29,7 @@ class Sizes:
 
     @property
     def known(self) -> bool:
-        """Every element is a number."""
+        """Whether every element is a number."""
         return all(isinstance(d, int) for d in self.dims)
 
     def array(self, dtype: DType) -> np.ndarray[tuple[int, ...], np.dtype[np.generic]]:
@@ -61,7 +61,7 @@ def derive_sizes(node: Node, of: Callable[[Value | None], Sizes | None]) -> Size
 
 
 def _has_its_rank(node: Node, sizes: Sizes) -> bool:
-    """The rank of the result is that of `sizes`: Unsqueeze may insert several axes, Squeeze may keep some."""
+    """Whether the result has the rank of `sizes`: Unsqueeze may insert several axes, Squeeze may keep some."""
     type = node.output.type
     rank = type.rank if isinstance(type, TensorType) else None
     return node.op != "Unsqueeze" if rank is None else rank == (0 if sizes.scalar else 1)
@@ -184,7 +184,7 @@ def _elementwise(compute: Callable[[Dim, Dim], Dim]) -> Derive:
 
 
 def _arithmetic(compute: Callable[[int, int], int], neutral: int | None = None, either: bool = True) -> Derive:
-    """Compute with numbers; an operand combined with `neutral` stays as it is, symbol or not."""
+    """Compute with numbers; an operand, number or symbol, combined with `neutral` stays unchanged."""
 
     def one(x: Dim, y: Dim) -> Dim:
         if isinstance(x, int) and isinstance(y, int):
@@ -234,4 +234,4 @@ _TABLE: dict[str, Derive] = {
     "Mod": _elementwise(lambda x, y: x % y if isinstance(x, int) and isinstance(y, int) and x >= 0 and y > 0 else None),
     "Where": _where,
 }  # fmt: skip
-"""By operator: derives the elements of the result from those of the operands."""
+"""By operator, the function that derives the result's elements from the operands'."""

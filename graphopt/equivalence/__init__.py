@@ -1,4 +1,4 @@
-"""Validation by running: does one model compute another's results, and would the comparison have noticed if not?"""
+"""Validation by running two models: equality of their results, with the power of the comparison."""
 
 from .comparison import compare
 from .feeds import FeedData, FeedReader, Feeds, read_feeds

@@ -1,4 +1,4 @@
-"""Compare two models: validate on samples that a rewrite changed no result.
+"""Comparison of two models on samples: validates that a rewrite changed no result.
 
 Per output and sample, max|a − b| ≤ max(rtol · max|b|, 3 · noise), where noise is the spread of the original a between
 onnxruntime with all optimizations and with none, and under a one-ulp change of its float inputs.
@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from ..onnx_io.source import ModelSource
 
 Suspects = dict[str, tuple[int, Array, str]]
-"""Inner values that seem to differ: the number of the sample, the candidate's array, and the difference in words."""
+"""Inner values that seem to differ: the number of the sample, the candidate's array, and the difference as text."""
 
 _UNIT_RANGE = ("Sigmoid", "HardSigmoid", "Softmax", "Tanh", "Erf", "Softsign", "Sin", "Cos")
 
@@ -54,18 +54,19 @@ def compare(
 ) -> Comparison:
     """Whether the candidate `b` computes the results of the original `a`, within a tolerance, on samples.
 
-    a, b: path, bytes, onnx.ModelProto, onnx_ir.Model, graphopt.ir.Model, or one that is open already.
-    inputs: None (feeds are made up that `a` runs on), a dict of arrays, an iterable of dicts, a dict of stacked arrays,
-        an object with `get_next()`, or the path of an .npz or .npy file.
-    samples: how many feeds are made up. rtol: tolerance relative to max|b|, raised to four epsilons of the output's
-        dtype for float16 and bfloat16. min_sqnr: for lossy candidates, asks for this SQNR in dB in place of rtol.
-    power: also measure which share of 1 % perturbations of single weights would be noticed.
-    intermediates: also compare inner values that both models have. threads: of onnxruntime; None leaves it to decide.
-    runtime: what runs both models, "onnxruntime" or "torch" (the extra `train`), which shares no code with it; feeds
-        are made up by onnxruntime where it runs the original. A model with an operator that torch lacks is unverified.
+    a, b: path, bytes, onnx.ModelProto, onnx_ir.Model, graphopt.ir.Model, or an open RunnableModel.
+    inputs: None (synthetic feeds on which `a` runs), a dict of arrays, an iterable of dicts, a dict of stacked arrays,
+    an object with `get_next()`, or the path of an .npz or .npy file.
+    samples: the number of synthetic feeds. rtol: tolerance relative to max|b|, raised to four epsilons of the output's
+    dtype for float16 and bfloat16. min_sqnr: for lossy candidates, requires this SQNR in dB instead of rtol.
+    power: also measure the share of 1 % perturbations of single weights that would be noticed.
+    intermediates: also compare inner values that both models have. threads: of onnxruntime; None for its default.
+    runtime: runs both models, "onnxruntime" or "torch" (the extra `train`), which shares no code with onnxruntime;
+    feeds are synthesized with onnxruntime if it runs the original. A model with an operator that torch lacks is
+    unverified.
 
-    Unless `min_sqnr` asks how far a lossy candidate is off, products of stored weights (MatMulNBits) read what they
-    multiply as it is in both models, also where they would round it to 8 bits.
+    Unless `min_sqnr` is given, for a lossy candidate, products with stored weights (MatMulNBits) do not round their
+    other operand to 8 bits, in either model.
 
     A candidate that fails where the original runs is different; an original that does not run is unverified. Raises
     ModelError for anything but a model, InputError when the given inputs do not fit the original, OptionError for an
@@ -92,7 +93,7 @@ def compare(
 
 
 def _hint(made_up: bool, exact: bool) -> str:
-    """What a comparison of a quantized model with its original lacks, "" for nothing."""
+    """A hint for a comparison of a quantized model with its original that lacks an option, else ""."""
     lacks = ["its accuracy shows on real inputs (--inputs samples.npz, inputs=)"] if made_up else []
     lacks += ["its noise is accepted by a limit in dB (--min-sqnr 20, min_sqnr=)"] if exact else []
     return f"the candidate is quantized: {' and '.join(lacks)}" if lacks else ""
@@ -121,7 +122,7 @@ def _conflict(m: int | str | None, n: int | str | None) -> bool:
 
 
 class _ComparisonRun:
-    """One comparison under way: the two models, the options, and facts that are read once."""
+    """One running comparison: the two models, the options, and facts read once."""
 
     def __init__(
         self, a: RunnableModel, b: RunnableModel, rtol: float, seed: int, min_sqnr: float | None, power: bool,
@@ -146,7 +147,7 @@ class _ComparisonRun:
         except (ModelError, InputError) as error:
             if self.exact:
                 return Comparison("unverified", str(error))
-            self.exact = True  # what runs only without optimizations is compared there
+            self.exact = True  # a model that runs only without optimizations is compared without
             return self.run(feeds, count, start)
         self.feeds = [sample.feeds for sample in reference.samples]
         by_output: dict[str, list[SampleComparison]] = {}
@@ -169,10 +170,10 @@ class _ComparisonRun:
         )  # fmt: skip
 
     def replayed(self, start: float) -> Comparison | None:
-        """The comparison on the same samples with the original's selections in both models.
+        """The comparison on the same samples with the original's selections (TopK and the like) fed to both models.
 
-        None where that says no more. A near tie that falls the other way changes all that is computed from what was
-        selected, in either model.
+        None where the replay is impossible or unverified. A near tie decided differently changes all values computed
+        from the selection, in either model.
         """
         replay = replay_selections(self.a.proto, self.b.proto)
         if replay is None or not self.feeds:
@@ -193,8 +194,8 @@ class _ComparisonRun:
         return None if found.status == "unverified" else replace(found, outputs=outputs)
 
     def feeds_elsewhere(self, count: int) -> list[Feeds] | None:
-        """Feeds that onnxruntime runs the original on, None where it runs the comparison, too, or cannot: its errors
-        tell the sizes that a model wants."""
+        """Feeds synthesized with onnxruntime, whose errors name the sizes that a model requires; None where onnxruntime
+        already runs the comparison, or cannot run the original."""
         model = self.a.in_runtime("onnxruntime")
         if model is self.a:
             return None
@@ -205,12 +206,12 @@ class _ComparisonRun:
             return None
 
     def _fits_candidate(self, feeds: Feeds) -> bool:
-        """Whether feeds found for the original have the sizes that a specialised candidate fixes."""
+        """Whether feeds for the original have the sizes that a specialized candidate fixes."""
         arrays = ((info, feeds.get(info.name)) for info in self.b.inputs)
         return all(info.has_sizes_of(array.shape) for info, array in arrays if isinstance(array, np.ndarray))
 
     def _reference(self, feeds: list[Feeds] | None, count: int) -> Reference:
-        """Run the original in all its variants; its sessions are gone before the candidate's are opened."""
+        """Run the original in all its variants; its sessions are closed before the candidate's are opened."""
         options = ReferenceOptions(
             self.rtol, self.seed, self.exact, self.has_random, self.power, self.threads,
             agreed_taps(self.a, self.b) if self.inner else (),
@@ -285,13 +286,13 @@ class _ComparisonRun:
     def _compare_inner(self, reference: Reference, number: int, name: str, theirs: Array, suspects: Suspects) -> None:
         ours = reference.inner[number][name]
         if name in suspects or ours.shape != theirs.shape or ours.dtype != theirs.dtype:
-            return  # another shape means that the name was given to another value
+            return  # another shape means that the name denotes another value
         times = exceeds(ours, theirs, reference.inner_noise[number][name], self.rtol)
         if times > 1:
             suspects[name] = number, theirs, f"error is {times:.3g} times what is allowed"
 
     def _confirmed(self, reference: Reference, suspects: Suspects) -> dict[str, str]:
-        """Inner values that still differ once their noise under onnxruntime's optimizations is known as well."""
+        """Suspects that still differ once their noise under onnxruntime's optimizations is counted, too."""
         if not suspects or self.exact:
             return {name: difference for name, (_, _, difference) in suspects.items()}
         session = self.a.session(optimize=True, threads=self.threads, taps=suspects)
@@ -338,7 +339,7 @@ def runs(model: RunnableModel, seed: int) -> bool:
 
 
 def emission_fault(original: RunnableModel, emitted: RunnableModel, seed: int) -> str | None:
-    """Why the emission cannot stand for the original, "" if it can; None where their results on one sample differ.
+    """Why the emission cannot replace the original, "" if it can; None where their results on one sample differ.
 
     Two sessions and one run of each, one after the other. An original that does not run at all has nothing to lose.
     """
@@ -362,7 +363,7 @@ def emission_fault(original: RunnableModel, emitted: RunnableModel, seed: int) -
 
 
 def are_same(a: RunnableModel, b: RunnableModel) -> bool:
-    """Whether the protos are the same, and so are the weights that they only describe."""
+    """Whether the protos and the lent weights that they describe are equal."""
     same = a.proto == b.proto and a.lent.keys() == b.lent.keys()
     return same and all(array is b.lent[name] for name, array in a.lent.items())
 
@@ -375,7 +376,7 @@ def _sample(model: RunnableModel, session: TappedSession, seed: int) -> Sample |
 
 
 def _is_same(a: Any, b: Any) -> bool:
-    """The same elements; False for anything but tensors, which the full comparison knows to take apart."""
+    """Whether two tensors have the same elements; False for anything else, left to the full comparison."""
     if not isinstance(a, np.ndarray) or not isinstance(b, np.ndarray) or a.dtype != b.dtype:
         return False
     return np.array_equal(a, b, equal_nan=a.dtype.kind in "fc")

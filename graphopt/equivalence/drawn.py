@@ -1,4 +1,4 @@
-"""Random operators of two models replaced by the same values on both sides: numbers that follow from shapes alone."""
+"""Replacement of random operators in two models by equal values on both sides, which depend on shapes only."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from .runnable import RunnableModel
 from .ties import RANDOM, random_op
 
 _OPSET = 15
-"""The operator set that first has all operators used here: CastLike came with it."""
+"""The first operator set with all operators used here; it introduced CastLike."""
 _STEPS = (0.6180339887498949, 0.4142135623730951)
 """The fractions of the golden ratio and of the square root of two: multiples of each, modulo 1, are evenly spread."""
 
@@ -23,8 +23,8 @@ _STEPS = (0.6180339887498949, 0.4142135623730951)
 def draw_alike(a: RunnableModel, b: RunnableModel) -> tuple[RunnableModel, RunnableModel]:
     """Copies in which each random operator gives fixed values of its distribution, those of `b` the values of `a`.
 
-    Operators belong together by the name of their result, or by their order where names were lost. The models are
-    returned as they are where it is not clear which belong together, or their operator set is too old.
+    Operators are paired by the name of their result, or by their order where names were lost. The models are returned
+    unchanged where the pairing is unclear, or their operator set is too old.
     """
     if not any(node.op_type in RANDOM or node.op_type == "Dropout" for node in walk_nodes(a.proto)):
         return a, b
@@ -54,7 +54,7 @@ def _opset(proto: onnx.ModelProto) -> int:
 
 
 def _random(proto: onnx.ModelProto) -> list[tuple[onnx.GraphProto, int, onnx.NodeProto]]:
-    """The random operators in order, each with its graph and its place there."""
+    """The random operators in order, each with its graph and its index there."""
     index = GraphIndex(proto)
 
     def walk(graph: onnx.GraphProto) -> Iterator[tuple[onnx.GraphProto, int, onnx.NodeProto]]:
@@ -80,10 +80,10 @@ def _replaced(proto: onnx.ModelProto, salts: Mapping[str, int], side: str) -> on
 
 
 class _Draws:
-    """The nodes that take the place of one random operator."""
+    """The nodes that replace one random operator."""
 
     def __init__(self, node: onnx.NodeProto, number: int, side: str) -> None:
-        self.prefix = f"{node.output[0]}::{side}"  # equal names would say that equal values are meant
+        self.prefix = f"{node.output[0]}::{side}"  # equal names on both sides would mean equal values
         self.node, self.nodes = node, list[onnx.NodeProto]()
         self.attrs = {a.name: onnx.helper.get_attribute_value(a) for a in node.attribute}
         self.salt = 0.01 + 0.137 * number + float(self.attrs.get("seed", 0.0)) * 0.0173
@@ -156,7 +156,7 @@ class _Draws:
         return self._add("Reshape", flat, self._add("Shape", like), allowzero=1)
 
     def _positive(self, like: str) -> str:
-        """Numbers evenly spread over (0, 1): their logarithms and those of these are finite."""
+        """Numbers evenly spread over (0, 1), with finite log u and log(-log u)."""
         inner = self._add("Mul", self._even(like), self._number(0.998))
         return self._add("Add", inner, self._number(0.001))
 

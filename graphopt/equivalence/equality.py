@@ -35,13 +35,13 @@ class SampleComparison:
 
     @property
     def badness(self) -> float:
-        """Error over allowed error, by which the worst sample is found; any difference outranks any unverified one."""
+        """Error over allowed error, which ranks samples; any different sample outranks any unverified one."""
         rank = {"equal": 0.0, "unverified": 1e30, "different": 1e60}[self.status]
         return rank + (self.error / self.allowed if self.allowed > 0 else min(self.error, 1e20))
 
 
 def leaves(name: str, value: Any) -> Iterator[tuple[str, Array]]:
-    """The arrays in an output: tensors as they are, elements of sequences and maps one by one."""
+    """The arrays in an output, with names: a tensor itself, or the elements of sequences and maps one by one."""
     if value is None:
         return
     if isinstance(value, dict):
@@ -61,7 +61,7 @@ def tolerance_of(dtype: np.dtype[Any], rtol: float) -> float:
 
 
 def noise_of(base: Array, variants: list[Array]) -> float:
-    """The largest spread between the original and its own variants; inf where they do not even fit together."""
+    """The largest spread between the original and its own variants; inf where their shapes or NaN and Inf differ."""
     noise = 0.0
     for other in variants:
         if other.shape != base.shape or not same_specials(base, other):
@@ -71,7 +71,7 @@ def noise_of(base: Array, variants: list[Array]) -> float:
 
 
 def exceeds(a: Array, b: Array, noise: float, rtol: float) -> float:
-    """Error over allowed error, inf where shapes, NaN or Inf differ: above 1 the two differ."""
+    """Error over allowed error, inf where shapes, NaN or Inf differ; a ratio above 1 means different."""
     if a.shape != b.shape:
         return math.inf
     if a.size == 0:
@@ -122,7 +122,7 @@ def compare_floats(
 
 
 def compare_exact(a: Array, b: Array, variants: list[Array], excused: Array | None) -> SampleComparison:
-    """Integer, bool and string outputs: equal wherever the original's own variants agree and no tie excuses."""
+    """Compare integer, bool and string outputs, except where the original's own variants differ or a tie excuses."""
     if a.shape != b.shape:
         if any(v.shape != a.shape for v in variants):
             return SampleComparison("unverified", "the original's own shape depends on rounding", math.inf)

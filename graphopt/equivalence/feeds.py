@@ -1,4 +1,4 @@
-"""Feeds that the caller gives, in the forms people have them, checked against a model's inputs."""
+"""The caller's feeds in all accepted forms, checked against a model's inputs."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ class FeedReader(Protocol):
 
 
 FeedData = FeedReader | Iterable[Mapping[str, Any]] | Mapping[str, Any] | Array | str | os.PathLike[str]
-"""The forms of `read_feeds`."""
+"""The forms that `read_feeds` accepts."""
 
 
 def read_feeds(data: FeedData, model: ModelSource | Model) -> list[Feeds]:
@@ -60,7 +60,7 @@ def checked_feeds(data: FeedData, model: Signature) -> list[Feeds]:
 
 
 def by_name(data: FeedData, model: Signature) -> FeedData:
-    """Arrays by the names of inputs where the data are a path or one array; other data as they are. InputError."""
+    """Arrays by input name if the data are a path or one array; other data unchanged. InputError."""
     if isinstance(data, (str, os.PathLike)):
         data = read_arrays(Path(data), model)
     return {only_input(model).name: data} if isinstance(data, np.ndarray) else data
@@ -86,7 +86,7 @@ def read_arrays(path: Path, model: Signature) -> Feeds:
 
 
 def only_input(model: Signature) -> ValueInfo:
-    """The input that one array is for. InputError for models of several inputs."""
+    """The only input of a model, for a single array. InputError for models of several inputs."""
     if len(model.inputs) != 1:
         raise InputError(f"inputs: one array was given, the model takes {len(model.inputs)}: {_described(model)}")
     return model.inputs[0]
@@ -97,7 +97,7 @@ def _described(model: Signature) -> str:
 
 
 def unstacked(feed: Feeds, model: Signature) -> list[Feeds]:
-    """The samples of stacked arrays, which have one axis more than the inputs; otherwise the one feed, as it is."""
+    """The samples of stacked arrays, which have one axis more than the inputs; otherwise the one feed unchanged."""
     ranks = {p.name: len(p.dims) for p in model.inputs if p.dims is not None}
     arrays = {n: np.asarray(v) for n, v in feed.items() if n in ranks}
     stacked = bool(arrays) and all(a.ndim == ranks[n] + 1 for n, a in arrays.items())
@@ -112,8 +112,8 @@ def unstacked(feed: Feeds, model: Signature) -> list[Feeds]:
 def checked_feed(feed: Feeds, model: Signature, *, exact: bool = False) -> Feeds:
     """One sample in the order, dtypes and layout of the model's inputs. InputError where names or shapes do not fit.
 
-    Dtypes are converted where that loses nothing but floats' last digits; with `exact`, where it loses nothing at all:
-    integers that keep their values, floats to wider ones, Python's numbers.
+    Dtypes are converted if only floats' last digits are lost; with `exact`, only if nothing is lost: integers that keep
+    their values, floats to wider ones, Python's numbers.
     """
     names = {p.name for p in model.inputs}
     if names - set(feed) or set(feed) - names:
@@ -149,9 +149,9 @@ def _converts(array: Array, dtype: np.dtype[Any], exact: bool) -> bool:
 
 
 def one_ulp(feeds: Feeds, rng: np.random.Generator, keep: frozenset[str] = frozenset()) -> Feeds:
-    """The feeds with every float element moved to a neighbouring float, up or down at random.
+    """The feeds with every float element moved to the next float, up or down at random.
 
-    Zeros stay, and so do the inputs named in `keep`: floats that stand for indexes, masks or sizes.
+    Zeros stay, as do the inputs named in `keep`: floats that encode indexes, masks or sizes.
     """
     return {name: value if name in keep else _moved(value, rng) for name, value in feeds.items()}
 

@@ -10,7 +10,7 @@ from ..ir import Array
 
 
 def max_error(reference: Array, other: Array) -> float:
-    """max|reference − other| over the positions where both are finite; 0 where there are none. Shapes are equal."""
+    """max|reference − other| over the positions where both are finite, 0 without any. Shapes must be equal."""
     finite = np.isfinite(reference) & np.isfinite(other)
     if finite.all():
         return float(np.max(np.abs(_wide(reference) - _wide(other)), initial=0.0))
@@ -26,7 +26,7 @@ def magnitude(array: Array) -> float:
 
 
 def same_specials(reference: Array, other: Array) -> bool:
-    """NaN, +Inf and −Inf stand at the same positions."""
+    """Whether NaN, +Inf and −Inf are at the same positions."""
     if np.isfinite(reference).all() and np.isfinite(other).all():
         return True
     nan = np.isnan(reference)
@@ -53,7 +53,7 @@ def sqnr_db(reference: Array, other: Array) -> float:
 
 
 def sqnr_text(db: float) -> str:
-    """An SQNR in words, also where no noise or no signal makes it infinite."""
+    """An SQNR as text, also an infinite one, without noise or without signal."""
     if math.isfinite(db):
         return f"SQNR {db:.1f} dB"
     return "the same results" if db > 0 else "other results where the reference has only zeros"
@@ -72,12 +72,12 @@ def cosine(reference: Array, other: Array) -> float:
 
 
 def top1_agreement(reference: Array, other: Array) -> float | None:
-    """Share of rows (the last axis is the classes) whose largest element is the same; None without rows of two."""
+    """Share of rows (the last axis: classes) with the same largest element; None for rows of fewer than two."""
     if reference.ndim == 0 or reference.shape[-1] < 2 or reference.size == 0:
         return None
     return float(np.mean(np.argmax(reference, axis=-1) == np.argmax(other, axis=-1)))
 
 
 def _wide(array: Array) -> Array:
-    """The array in floats whose differences neither overflow nor round visibly; float32 stays, most outputs have it."""
+    """The array in a float type whose differences neither overflow nor round visibly; float32, most common, stays."""
     return array if array.dtype in (np.float32, np.float64) else array.astype(np.float64)

@@ -1,4 +1,4 @@
-"""An ONNX protobuf read by name: nodes with those of nested graphs, producers, consumers, constants."""
+"""An index of an ONNX protobuf by name: nodes, nested ones included, producers, consumers, constants."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import onnx
 from ..ir import Array
 
 SMALL = 4096
-"""Elements of the largest constant whose values are read: shapes, bounds and scales, but no weights."""
+"""Elements of the largest constant whose values are read: shapes, bounds and scales, but not weights."""
 
 
 def walk_nodes(proto: onnx.ModelProto) -> Iterator[onnx.NodeProto]:
@@ -70,7 +70,7 @@ class GraphIndex:
                 self._add_graph(nested)
 
     def _bind(self, node: onnx.NodeProto, nested: onnx.GraphProto) -> None:
-        """Loop and Scan hand their inputs to the inputs of their body; every body hands its results out."""
+        """Bind the inputs of Loop and Scan to their body's inputs, and every body's results to the node's outputs."""
         operands = list(node.input)
         if node.op_type == "Loop":
             operands = ["", *operands[1:]]
@@ -85,7 +85,7 @@ class GraphIndex:
                 self.rename.setdefault(inner_name, []).append(outer)
 
     def array(self, name: str) -> Array | None:
-        """A small constant's values; None for a large or external constant and for a computed value."""
+        """The values of a small constant; None for a large or external constant and for a computed value."""
         tensor = self.constants.get(name)
         if tensor is None or tensor.data_location == onnx.TensorProto.EXTERNAL or np.prod(tensor.dims) > SMALL:
             return None
@@ -105,7 +105,7 @@ class GraphIndex:
         return None
 
     def origin(self, name: str, inputs: frozenset[str]) -> str | None:
-        """The model input a value comes from along first inputs that are not constant."""
+        """The model input upstream of a value, followed along each node's first input that is not constant."""
         seen = set()
         while name not in inputs:
             node = self.producer.get(name)

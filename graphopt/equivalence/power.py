@@ -17,18 +17,18 @@ from .runnable import RunnableModel
 _MAX_BYTES = 1 << 28
 """Weights above 256 MiB are not perturbed: each perturbation copies the tensor into the session."""
 _AT_LEAST = 8
-"""Perturbations whatever the time: fewer would give a share in steps of more than an eighth."""
+"""The least number of perturbations, whatever their time: fewer would give a share in steps of more than an eighth."""
 _FLOAT_TYPES = (onnx.TensorProto.FLOAT, onnx.TensorProto.FLOAT16, onnx.TensorProto.DOUBLE)
 _INT_TYPES = (onnx.TensorProto.UINT8, onnx.TensorProto.INT8)
 
 PACKED = frozenset(("MatMulNBits", "MatMulBnb4", "GatherBlockQuantized", "QMoE"))
-"""Operators of onnxruntime that compute otherwise where their weights are no constants: MatMulNBits then multiplies
-floats, where it packs constants to multiply 8-bit integers."""
+"""Operators of onnxruntime that compute differently without constant weights: MatMulNBits then multiplies floats, while
+it packs constants to multiply 8-bit integers."""
 
 
 @dataclass(frozen=True, slots=True)
 class Weight:
-    """A weight tensor that a session takes as an overridable input: its name there, and its values in the model."""
+    """A weight tensor as an overridable input of a session: its name as an input, and its values in the model."""
 
     name: str
     tensor: onnx.TensorProto
@@ -46,7 +46,7 @@ class Perturbable:
 class Power:
     """The share of perturbations that were noticed (None if there were none), and their number.
 
-    is_least: some were tried on one sample alone, and may have been noticed on the others.
+    is_least: the share is a lower bound, as some perturbations were tried on one sample alone.
     """
 
     share: float | None = None
@@ -57,8 +57,8 @@ class Power:
 def make_perturbable(model: RunnableModel, count: int) -> Perturbable | None:
     """A copy of the model with up to `count` weight tensors, evenly spread over the file, as overridable inputs.
 
-    Weights are float initializers and Constant nodes of more than one element, also of nested graphs, and 8-bit ones of
-    at least 16 elements. None if the model has no such weight.
+    Weights are float initializers and Constant nodes of more than one element, also of nested graphs, and 8-bit tensors
+    of at least 16 elements. None if the model has no such weight.
     """
     proto = onnx.ModelProto()
     proto.CopyFrom(model.proto)
@@ -72,7 +72,7 @@ def make_perturbable(model: RunnableModel, count: int) -> Perturbable | None:
     for number, place in enumerate(chosen):
         name = _lift(proto.graph, place, f"weight::{number}")
         tensor = next(t for t in proto.graph.initializer if t.name == name)
-        if name in model.lent:  # a session takes only what its proto holds as the default of an input
+        if name in model.lent:  # the default of an overridable input must be in the proto
             put_back(tensor, model.lent[name])
         if name not in names:
             proto.graph.input.append(onnx.helper.make_tensor_value_info(name, tensor.data_type, list(tensor.dims)))
@@ -83,7 +83,7 @@ def make_perturbable(model: RunnableModel, count: int) -> Perturbable | None:
 
 @dataclass(frozen=True, slots=True)
 class _Place:
-    """Where a weight lies: in a graph, as an initializer or as the value of a Constant `node`."""
+    """The place of a weight: a graph, and an initializer or the value of a Constant `node`."""
 
     graph: onnx.GraphProto
     tensor: onnx.TensorProto
@@ -149,13 +149,13 @@ def measure_power(
     seed: int,
     seconds: float,
 ) -> Power:
-    """The share of perturbations that `notices(weights, quick)` returned True for.
+    """The share of perturbations for which `notices(weights, quick)` returned True.
 
-    At most `count` are made, and no more than eight once `seconds` have passed: these, quickly, on the first sample
-    only, so that the share is one that is exceeded.
+    At most `count` are tried, and at most eight once `seconds` have passed: the latter, quickly, on the first sample
+    only, so that the share is a lower bound.
 
-    Each multiplies one element of one weight tensor by 1.01, or moves an 8-bit one by a step; the tensors take turns
-    and the element is drawn with a probability proportional to its magnitude.
+    Each multiplies one element of one weight tensor by 1.01, or moves an 8-bit element by a step; the tensors take
+    turns and the element is drawn with a probability proportional to its magnitude.
     """
     rng = np.random.default_rng(seed)
     base = str(model.folder) if model.folder is not None else ""

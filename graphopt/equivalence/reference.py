@@ -1,4 +1,4 @@
-"""Runs of the original in all its variants: its results, their spread, and the power of comparing with them."""
+"""Runs of the original in all its variants: results, noise, and the power of a comparison with them."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ from .synthesis import Sample, find_samples, read_facts
 from .synthesis.probe import Probe
 from .tapped import TappedSession
 
-# Budgets that keep a comparison at a small multiple of the runs it needs anyway; `python -m tests.mutants` shows the
-# wrong rewrites that are noticed within them, `graphopt verify` prints the power.
+# Budgets that keep a comparison at a small multiple of its necessary runs; `python -m tests.mutants` shows the wrong
+# rewrites that are noticed within them, `graphopt verify` prints the power.
 _TAPS = 160
 _TAP_BYTES = 32 << 20
 _TAPPED_SAMPLES = 2
@@ -36,12 +36,11 @@ _NOT_FLOAT = frozenset((
 
 @dataclass(frozen=True, slots=True)
 class Reference:
-    """Everything the candidate is compared with; lists run over the samples.
+    """All results of the original with which the candidate is compared; lists run over the samples.
 
-    `samples` hold the results with optimizations (without, for quantized arithmetic), `plain` those without;
-    `variants` are all of the original's results whose spread is its noise; `inner` and `inner_noise` are the tapped
-    values of the first samples; `scores` are the floats that decide integer outputs, as they are and after a one-ulp
-    change of the inputs.
+    `samples`: results with optimizations (without, for quantized arithmetic); `plain`: results without. `variants`: all
+    of the original's results, whose spread is the noise. `inner` and `inner_noise`: the tapped values of the first
+    samples. `scores`: the floats that decide integer outputs, unchanged and after a one-ulp change of the inputs.
     """
 
     samples: list[Sample]
@@ -56,10 +55,10 @@ class Reference:
 
 @dataclass(frozen=True, slots=True)
 class ReferenceOptions:
-    """How to run the original.
+    """Options of running the original.
 
-    exact: without optimizations throughout. lock_step: random operators with a seed are in it, whose numbers stay in
-    step only while every session runs equally often. power: also measure it. taps, scores: inner values to read.
+    exact: without optimizations throughout. lock_step: the model has random operators with a seed, whose numbers agree
+    only if every session runs equally often. power: also measure the power. taps, scores: inner values to read.
     """
 
     rtol: float
@@ -73,9 +72,9 @@ class ReferenceOptions:
 
 
 def agreed_taps(a: RunnableModel, b: RunnableModel) -> tuple[str, ...]:
-    """Inner values that both models have: equal names that feed equal operators.
+    """Inner values that both models have: equal names whose readers have equal operators.
 
-    A name alone proves nothing: a tool may hand the name of a Conv to the Conv that absorbed its BatchNormalization.
+    A name alone proves nothing: a tool may give the name of a Conv to the Conv that absorbed its BatchNormalization.
     """
     ours, theirs = _consumers(a), _consumers(b)
     outputs = {p.name for p in a.outputs}
@@ -143,7 +142,7 @@ def _samples(
 def _plain_session(
     a: RunnableModel, options: ReferenceOptions, taps: Sequence[str], perturbable: Perturbable | None
 ) -> tuple[TappedSession, Perturbable | None]:
-    """The session without optimizations; without overridable weights where an operator insists on constants."""
+    """The session without optimizations; without overridable weights where an operator requires constants."""
     if perturbable is not None:
         try:
             session = a.session(optimize=False, threads=options.threads, taps=taps, edited=perturbable.proto)
@@ -165,7 +164,7 @@ def _affordable(
     known = [4 * math.prod(shapes[t]) for t in taps if t in shapes]
     if 2 * len(known) > len(taps):
         return _spread(taps, max(int(_TAP_BYTES / max(sum(known) / len(known), 1.0)), 1))
-    probe = _spread(taps, 5)  # small inputs tell nothing: attention makes the square of them
+    probe = _spread(taps, 5)  # input sizes predict nothing: attention squares them
     results = session.run(sample.feeds, probe)
     mean = max(sum(results[p].nbytes for p in probe) / len(probe), 1.0)
     return _spread(taps, max(int(_TAP_BYTES / mean), 1))
@@ -195,7 +194,7 @@ def _power(
         try:
             results = session.run({**reference.samples[number].feeds, **weights}, taps)
         except ModelError:
-            return True  # such as a Resize that refuses the scale: a candidate that does not run is different
+            return True  # such as a Resize that rejects the scale: a candidate that fails to run is different
         if any(
             exceeds(reference.inner[number][t], results[t], reference.inner_noise[number][t], options.rtol) > 1
             for t in reversed(taps)

@@ -39,10 +39,10 @@ class Comparison:
     """The answer of `compare`.
 
     `status` is "equal", "different" or "unverified", with the `reason` in one line. `inner` are the intermediate values
-    compared besides the outputs, those that differ listed in `inner_different`. `power` is the share of `perturbations`
+    compared besides the outputs, differing ones listed in `inner_different`. `power` is the share of `perturbations`
     (1 % changes of single weights of the original) that this comparison would have noticed; None if it was not
-    measured. `shapes` are the input shapes of each sample. `made_up`: the samples are no real data. `hint`: what would
-    make the answer say more.
+    measured. `shapes` are the input shapes of each sample. `made_up`: the samples are synthetic. `hint`: an option that
+    would make the answer more informative.
     """
 
     status: str
@@ -64,7 +64,7 @@ class Comparison:
 
     @property
     def is_equal(self) -> bool:
-        """The two models were equal within tolerance on every sample."""
+        """Whether the two models were equal within tolerance on every sample."""
         return self.status == "equal"
 
     @property
@@ -73,7 +73,7 @@ class Comparison:
         return max((o.error / o.allowed for o in self.outputs if o.allowed), default=0.0)
 
     def to_dict(self) -> dict[str, Any]:
-        """All of it as plain values, ready for JSON."""
+        """The comparison as plain values, ready for JSON."""
         return {
             "status": self.status, "reason": self.reason, "samples": self.samples,
             "shapes": [{k: list(v) for k, v in s.items()} for s in self.shapes], "inner": self.inner,

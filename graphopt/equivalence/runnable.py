@@ -1,4 +1,4 @@
-"""A model that can be run: its protobuf, where its external weights lie, and sessions on it."""
+"""A runnable model: its protobuf, the folder of its external weights, and sessions on it."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ _WIDENED = {
     onnx.TensorProto.FLOAT8E5M2, onnx.TensorProto.FLOAT8E5M2FNUZ, onnx.TensorProto.INT4, onnx.TensorProto.UINT4,
     onnx.TensorProto.FLOAT4E2M1,
 }  # fmt: skip
-"""Element types numpy lacks: outputs of these types are read through a Cast to float, which holds every value."""
+"""Element types that numpy lacks: outputs of these types are read through a Cast to float, which is exact."""
 
 QUANTIZED_OPS = frozenset((
     "QuantizeLinear", "DynamicQuantizeLinear", "MatMulInteger", "ConvInteger", "QLinearConv", "QLinearMatMul",
@@ -48,14 +48,14 @@ _IN_FLOAT, _IN_CODES = 1, 4
 """accuracy_level of MatMulNBits: float32; the other operand rounded to 8 bits."""
 
 RUNTIMES = ("onnxruntime", "torch")
-"""What can run models that are compared; torch is the extra `train`."""
+"""Runtimes of compared models; torch is the extra `train`."""
 
 
 class RunnableModel:
-    """A model opened to be run. The protobuf is never edited; edited copies are run from bytes.
+    """A model opened for running. The protobuf is never edited; edited copies are run from bytes.
 
-    folder: where external weights lie. lent: weights, by name, that the protobuf describes but does not hold
-    (`onnx_io.lend`). scratch: a temporary folder that lives as long as the model does. runtime: what opens sessions.
+    folder: of external weights. lent: weights, by name, that the protobuf describes but does not hold
+    (`onnx_io.lend`). scratch: a temporary folder that lives as long as the model. runtime: of the sessions.
     """
 
     def __init__(
@@ -75,22 +75,22 @@ class RunnableModel:
 
     @property
     def is_dequantized(self) -> bool:
-        """Whether onnxruntime may refuse precise products: where weights share a DequantizeLinear or a zero point."""
+        """Whether weights share a DequantizeLinear or a zero point, so that onnxruntime may refuse precise products."""
         return self.is_quantized or any(node.op_type == "DequantizeLinear" for node in walk_nodes(self.proto))
 
     @property
     def external_bytes(self) -> int:
-        """Bytes of weights that lie outside the file."""
+        """Bytes of external weights."""
         return sum(_external_length(t) for t in initializers_of(self.proto.graph) if t.name not in self.lent)
 
     @property
     def is_large(self) -> bool:
-        """Whether copies of the weights would take too much memory."""
+        """Whether the weights are too large to copy."""
         return self._outside > LARGE
 
     @property
     def _packs(self) -> bool:
-        """Whether weights of fewer than 8 bits are lent, which a session takes from files alone."""
+        """Whether weights of fewer than 8 bits are lent, which a session takes only from files."""
         return any(t.name in self.lent and t.data_type not in LENDABLE for t in self.proto.graph.initializer)
 
     @property
@@ -98,7 +98,7 @@ class RunnableModel:
         return self.external_bytes + sum(array.nbytes for array in self.lent.values())
 
     def in_runtime(self, runtime: str) -> RunnableModel:
-        """The same in another runtime. OptionError where it is none of `RUNTIMES`."""
+        """The same model in another runtime. OptionError for a runtime not in `RUNTIMES`."""
         if runtime not in RUNTIMES:
             raise OptionError(f"runtime {runtime!r} is none of {', '.join(RUNTIMES)}{did_you_mean(runtime, RUNTIMES)}")
         if runtime == self.runtime:
@@ -110,7 +110,7 @@ class RunnableModel:
         return RunnableModel(proto, None, self.folder, self.lent, self.scratch, self.runtime)
 
     def whole(self) -> RunnableModel:
-        """The same with all weights in the protobuf."""
+        """The same model with all weights in the protobuf."""
         return RunnableModel(with_lent(self.proto, self.lent), self.path, self.folder) if self.lent else self
 
     def session(
@@ -124,13 +124,12 @@ class RunnableModel:
         precise: bool = True,
         prepack: bool = True,
     ) -> TappedSession:
-        """An onnxruntime CPU session with all optimizations or with none; or one of torch, which has but one form.
+        """An onnxruntime CPU session with all optimizations or with none; or a torch session, without this distinction.
 
         `taps` are inner values to return beside the outputs; `edited` runs an edited copy in place of the model.
-        strict: a model that cannot be loaded with optimizations is not loaded without. precise: 8-bit products that
-        never saturate, where onnxruntime can load the model so. prepack: weights are packed for many runs. Raises
-        ModelError, one line, when onnxruntime refuses the model; Unsupported when torch lacks an operator, OptionError
-        without torch.
+        strict: do not fall back to loading without optimizations. precise: 8-bit products that never saturate, if
+        onnxruntime can load the model this way. prepack: weights are packed for many runs. Raises ModelError, one line,
+        when onnxruntime refuses the model; Unsupported when torch lacks an operator, OptionError without torch.
         """
         proto, lends = self.proto if edited is None else edited, self.lent
         if self.runtime == "torch":
@@ -146,7 +145,7 @@ class RunnableModel:
             options.add_session_config_entry("session.disable_prepacking", "1")
         taps = tuple(taps)
         addition, casts = self._addition(taps)
-        if len(addition.graph.output) > len(casts):  # what leaves is in no pattern: a second arena would be for nothing
+        if len(addition.graph.output) > len(casts):  # outputs are in no memory pattern: a second arena would be useless
             options.enable_mem_pattern = False
         lent = _lent_to(proto, lends)
         try:
@@ -173,7 +172,7 @@ class RunnableModel:
         return TappedSession(session, self.outputs, casts, {**lent, **self.lent})
 
     def _addition(self, taps: Iterable[str]) -> tuple[onnx.ModelProto, dict[str, str]]:
-        """What sessions append to the model: outputs for taps, and casts of results to floats, by name."""
+        """The proto that sessions append to the model: outputs of taps, casts of results to float; casts by name."""
         addition, outputs = onnx.ModelProto(), {p.name for p in self.outputs}
         addition.graph.output.extend(onnx.ValueInfoProto(name=name) for name in taps if name not in outputs)
         casts = {}
@@ -196,8 +195,8 @@ class RunnableModel:
         return TappedSession(session, self.outputs, casts, {})
 
     def with_unrounded_products(self) -> RunnableModel:
-        """The same with products of stored weights that read their other operand as it is, where onnxruntime would
-        round it to 8 bits: what comes before such a product is known but to half a step there, in layer after layer."""
+        """The same model without rounding of the other operand to 8 bits in products with stored weights, which leaves
+        the values before each such product uncertain by half a step, in layer after layer."""
         if not any(map(_rounded_by, walk_nodes(self.proto))):
             return self
         proto = onnx.ModelProto()
@@ -207,8 +206,8 @@ class RunnableModel:
         return self.edited(proto)
 
     def with_weights_lent(self, pool: WeightPool | None = None) -> RunnableModel:
-        """The same with large weights outside of the protobuf, where all sessions on it read them; one array stands for
-        equal ones of a pool. Itself where they are few, or in torch, whose sessions have tensors of their own.
+        """The same model with large weights lent, which all its sessions read; a pool shares equal arrays. The model
+        itself where large weights are few, or in torch, whose sessions have their own tensors.
         """
         if self.runtime == "torch":
             return self
@@ -219,7 +218,7 @@ class RunnableModel:
 
 
 def _lent_to(proto: onnx.ModelProto, lent: Mapping[str, Array]) -> dict[str, ort.OrtValue]:
-    """The weights that a proto describes but does not hold: an edited copy may hold some of them."""
+    """The lent weights that a proto does not hold: an edited copy may hold some of them."""
     outside = {t.name for t in proto.graph.initializer if t.data_location == onnx.TensorProto.EXTERNAL} if lent else ()
     return {name: ort.OrtValue.ortvalue_from_numpy(array) for name, array in lent.items() if name in outside}
 
@@ -227,9 +226,9 @@ def _lent_to(proto: onnx.ModelProto, lent: Mapping[str, Array]) -> dict[str, ort
 def open_runnable(
     model: ModelSource | IRModel | RunnableModel, label: str = "model", folder: Path | None = None
 ) -> RunnableModel:
-    """Open a model to be run; one that is open is returned. Raises ModelError, one line that begins with `label`.
+    """Open a model for running; an open one is returned. Raises ModelError, one line that begins with `label`.
 
-    folder: where the external weights of a model lie that does not say so itself (bytes, a ModelProto).
+    folder: of the external weights of a model without a path of its own (bytes, a ModelProto).
     """
     if isinstance(model, RunnableModel):
         return model
@@ -248,7 +247,7 @@ def open_runnable(
 
 
 def signature_of(model: ModelSource | IRModel, label: str = "model") -> Signature:
-    """The inputs of a model; unlike `open_runnable` it emits no graphopt.ir.Model. Raises ModelError, one line."""
+    """The inputs of a model, read without emitting a graphopt.ir.Model. Raises ModelError, one line."""
     if not isinstance(model, IRModel):
         return open_runnable(model, label)
     infos = (
@@ -260,7 +259,7 @@ def signature_of(model: ModelSource | IRModel, label: str = "model") -> Signatur
 
 
 def folder_of(model: IRModel) -> Path | None:
-    """Where the external weights of an IR model lie."""
+    """The folder of an IR model's external weights."""
     return Path(model.folder) if model.folder else None
 
 
@@ -286,7 +285,7 @@ def _parse(blob: bytes, label: str) -> onnx.ModelProto:
 
 
 def _open_onnx_ir(model: onnx_ir.Model, folder: Path | None) -> RunnableModel:
-    """The model as a protobuf; saved to a temporary folder where its weights are too large for one, or scattered."""
+    """The model as a protobuf; saved to a temporary folder if its weights exceed one or lie in several folders."""
     import onnx_ir
 
     tensors = [v.const_value for v in model.graph.initializers.values()]
@@ -302,7 +301,7 @@ def _open_onnx_ir(model: onnx_ir.Model, folder: Path | None) -> RunnableModel:
 
 
 def _rounded_by(node: onnx.NodeProto) -> onnx.AttributeProto | None:
-    """The attribute by which a product rounds its other operand; None where it does not."""
+    """The attribute with which a product rounds its other operand; None where it does not round."""
     if (node.domain, node.op_type) != ("com.microsoft", "MatMulNBits"):
         return None
     return next((a for a in node.attribute if a.name == "accuracy_level" and a.i == _IN_CODES), None)

@@ -1,9 +1,9 @@
-"""Equality by structure: two models whose results are the same expressions of inputs and weights compute the same.
+"""Structural equality: two models whose results are the same expressions of inputs and weights are equal.
 
 Every value of both models gets the number of its expression: operator, version, attributes, and the numbers of its
 operands. Constants are numbered by content, Identity and Dropout outside of training by their operand. Names, order,
-repeated nodes and nodes that nothing reads make no difference; everything else does. (Value numbering: Alpern, Wegman
-and Zadeck, "Detecting equality of variables in programs", POPL 1988.)
+repeated nodes and unused nodes make no difference; everything else does. (Value numbering: Alpern, Wegman and Zadeck,
+"Detecting equality of variables in programs", POPL 1988.)
 """
 
 from __future__ import annotations
@@ -24,9 +24,9 @@ _DROPOUT_INFERS, _DROPOUT_TRAINS = 7, 12
 
 
 def same_structure(a: RunnableModel, b: RunnableModel) -> bool:
-    """Whether each output of `b` is the expression that the output of that name is in `a`; linear in their nodes.
+    """Whether each output of `b` is the same expression as the output of that name in `a`; linear in the nodes.
 
-    Weights that lie in memory must have been lent with the same `WeightPool`, which keeps one array of equal ones.
+    Lent weights of both models must share one `WeightPool`, which keeps one array for equal weights.
     """
     if {p.name for p in a.inputs} != {p.name for p in b.inputs}:
         return False
@@ -49,7 +49,7 @@ class _Numbering:
         known: dict[str, int] = {}
         self._constants(graph, known)
         for port in graph.input:
-            overridden = known.get(port.name)  # a default: the caller may feed another value
+            overridden = known.get(port.name)  # an input with a default: the caller may feed another value
             known[port.name] = self._number(("input", port.name, _plain(port.type), overridden))
         self._nodes(graph.node, known, versions, 1)
         return {port.name: known[port.name] for port in graph.output}
@@ -60,7 +60,7 @@ class _Numbering:
     def _constants(self, graph: onnx.GraphProto, known: dict[str, int]) -> None:
         for tensor in graph.initializer:
             array = self.lent.get(tensor.name)
-            # One array of equal ones is kept while the models are: its address tells it from others.
+            # The pool keeps one array for equal weights as long as the models live: its address identifies the content.
             known[tensor.name] = self._tensor(tensor) if array is None else self._number(("lent", id(array)))
         for sparse in graph.sparse_initializer:
             copy = onnx.SparseTensorProto()
@@ -95,7 +95,7 @@ class _Numbering:
     def _operand_given_back(
         self, node: onnx.NodeProto, known: Mapping[str, int], versions: Mapping[str, int]
     ) -> int | None:
-        """The number of the operand that the first output equals; None where it is none."""
+        """The number of the operand that a node returns unchanged as its first output; None for other nodes."""
         if _domain(node.domain) or (node.op_type not in ("Identity", "Dropout")) or not node.output[0]:
             return None
         version = versions.get("", 0)
@@ -138,7 +138,7 @@ class _Numbering:
         return attribute.name, _plain(copy)
 
     def _graph(self, graph: onnx.GraphProto, outer: dict[str, int], versions: Mapping[str, int], depth: int) -> int:
-        """A nested graph as a function of its arguments and of what it captures."""
+        """A nested graph as a function of its arguments and captures."""
         known = dict(outer)
         self._constants(graph, known)
         for place, port in enumerate(graph.input):
@@ -150,7 +150,7 @@ class _Numbering:
         """A function of the model, as an expression of its arguments."""
         if called not in self.bodies:
             function = self.functions[called]
-            self.bodies[called] = -1  # one that calls itself is no valid model
+            self.bodies[called] = -1  # a recursive function is invalid
             known = {name: self._number(("argument", 0, place)) for place, name in enumerate(function.input)}
             self._nodes(function.node, known, _versions(function.opset_import), 1)
             defaults = tuple(sorted(_plain(a) for a in function.attribute_proto))
@@ -173,7 +173,7 @@ def _plain(message: Any) -> bytes:
 
 
 def _constant(node: onnx.NodeProto) -> onnx.TensorProto | None:
-    """The value of a Constant node as a tensor; None for a sparse one, and for one that a function's caller gives."""
+    """The value of a Constant node as a tensor; None for a sparse one, and for one that a function's caller sets."""
     attribute = node.attribute[0]
     if attribute.ref_attr_name or len(node.attribute) != 1:
         return None

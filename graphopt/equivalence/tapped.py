@@ -1,4 +1,4 @@
-"""A session of onnxruntime or torch that returns inner values, keeps a budget, and takes types that numpy lacks."""
+"""Sessions of onnxruntime or torch that return inner values, keep a budget, and take types that numpy lacks."""
 
 from __future__ import annotations
 
@@ -21,22 +21,22 @@ _ONNX_OF = {
     "float8_e4m3fnuz": onnx.TensorProto.FLOAT8E4M3FNUZ, "float8_e5m2": onnx.TensorProto.FLOAT8E5M2,
     "float8_e5m2fnuz": onnx.TensorProto.FLOAT8E5M2FNUZ,
 }  # fmt: skip
-"""Element types that onnxruntime takes from their bits, by the name of their dtype in ml_dtypes."""
+"""Element types that onnxruntime takes as raw bits, by the name of their ml_dtypes dtype."""
 
 
 _EVERY = 0.02
-"""Seconds between looks at the clock and the memory: in this time a core touches some 100 MB of new pages."""
+"""Seconds between checks of time and memory: in this time a core touches some 100 MB of new pages."""
 
 
 _STARVED = 10.0
-"""How many times as many seconds may pass where the process computes in fewer of them: on a machine whose cores twenty
-others want, seconds on the clock say nothing of a run. A bound for runs that wait, not tuned."""
+"""The factor by which wall time may exceed the budget while the process computes less: on a machine shared by twenty
+processes, wall time says nothing about a run. A bound for runs that wait, not tuned."""
 
 
 class Budget:
-    """Seconds and bytes beyond what the process takes now; `reason` says what was spent, "" while all is well.
+    """A budget of seconds and of bytes beyond the process's present memory; `reason`: which was exceeded, or "".
 
-    Seconds in which the process did not compute count for a tenth.
+    Seconds in which the process did not compute count as a tenth.
     """
 
     def __init__(self, seconds: float, memory: int) -> None:
@@ -52,7 +52,7 @@ class Budget:
 
     @contextmanager
     def watching(self, options: Any) -> Iterator[None]:
-        """Within it a run with these RunOptions is ended once time or memory is spent."""
+        """Terminate a run with these RunOptions, within the block, once time or memory is exceeded."""
         self.reason, done = "", threading.Event()
         watcher = threading.Thread(target=self._watch, args=(options, done), daemon=True)
         watcher.start()
@@ -74,7 +74,7 @@ class Budget:
 
 
 def _resident() -> int:
-    """Bytes of memory that the process holds, without mapped files; 0 where the system does not tell."""
+    """The process's resident bytes, without mapped files; 0 where the system gives no figure."""
     try:
         with open("/proc/self/statm", "rb") as file:
             _, resident, shared, *_ = map(int, file.read().split())
@@ -84,10 +84,10 @@ def _resident() -> int:
 
 
 class TappedSession:
-    """A session of onnxruntime, or one of torch with the same face, whose results include inner values on request.
+    """A session of onnxruntime, or of torch with the same API, whose results include inner values on request.
 
-    casts: outputs that are read through a Cast, with the name of its result. lent: weights that must live as long as
-    the session does.
+    casts: outputs read through a Cast, with the name of its result. lent: weights that must live as long as the
+    session.
     """
 
     def __init__(
@@ -98,7 +98,7 @@ class TappedSession:
         self._casts = casts
 
     def float_taps(self, names: Iterable[str]) -> list[str]:
-        """Those of the tapped values that are float tensors numpy can hold, in order."""
+        """The tapped values that are float tensors of a numpy type, in order."""
         types = {o.name: o.type for o in self.session.get_outputs()}
         floats = ("tensor(float)", "tensor(double)", "tensor(float16)")
         return [name for name in names if types.get(name) in floats]
@@ -106,7 +106,7 @@ class TappedSession:
     def run(self, feeds: dict[str, Any], taps: Sequence[str] = (), budget: Budget | None = None) -> dict[str, Any]:
         """Outputs and taps by name.
 
-        Raises ModelError, one line, when the model cannot run on the feeds, memory runs out, or the budget does.
+        Raises ModelError, one line, when the model cannot run on the feeds, or memory or the budget runs out.
         """
         fetch = [*(self._casts.get(n, n) for n in self.names), *taps]
         options = ort.RunOptions()

@@ -1,4 +1,4 @@
-"""Results that may differ: decided by tied scores, or random without a seed; and one model's selections replayed."""
+"""Legitimate differences: results decided by tied scores, or random without a seed; and replay of selections."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ _SELECTS = frozenset(("TopK", "ArgMax", "ArgMin", "NonMaxSuppression"))
 
 @dataclass(frozen=True, slots=True)
 class DecidingOperator:
-    """The operator that decides an integer output and the float values it decides by (`scores`: names to tap)."""
+    """The operator that decides an integer output, and the float values that it reads (`scores`: names to tap)."""
 
     op: str
     scores: tuple[str, ...]
@@ -35,7 +35,7 @@ class DecidingOperator:
 
 
 def find_decider(output: str, index: GraphIndex) -> DecidingOperator | None:
-    """The operator that decides an integer output, looked up through operators that keep the order of elements."""
+    """The operator that decides an integer output, found upstream through operators that keep the order of elements."""
     name = output
     for _ in range(12):
         node = index.producer.get(name)
@@ -67,9 +67,9 @@ def find_decider(output: str, index: GraphIndex) -> DecidingOperator | None:
 def tied(
     decider: DecidingOperator, a: Array, b: Array, scores: Mapping[str, Array], moved: Mapping[str, Array], rtol: float
 ) -> Array | None:
-    """Where the original's own scores allow b's answer in place of a's (bool array of a's shape); None without scores.
+    """Where the original's own scores allow b's answer instead of a's (bool array of a's shape); None without scores.
 
-    `scores` and `moved` hold the original's scores, and the same under a one-ulp change of the inputs.
+    `scores` and `moved`: the original's scores, unchanged and under a one-ulp change of the inputs.
     """
     if any(n not in scores or scores[n].dtype.kind != "f" for n in decider.scores) or not decider.scores:
         return None
@@ -114,14 +114,14 @@ def _tied_rounding(decider: DecidingOperator, a: Array, b: Array, x: Array, tole
 
 
 def same_rows(a: Array, b: Array) -> bool:
-    """Two [n, k] arrays hold the same rows, in any order."""
+    """Whether two [n, k] arrays hold the same rows, in any order."""
     if a.ndim != 2 or a.shape != b.shape:
         return False
     return sorted(map(tuple, a.tolist())) == sorted(map(tuple, b.tolist()))
 
 
 def random_outputs(index: GraphIndex, outputs: list[str]) -> tuple[dict[str, str], bool]:
-    """Outputs that depend on a random operator without a seed, with its name; and whether any operator is random."""
+    """Outputs that depend on a random operator without a seed, with its name; whether any operator is random."""
     tainted: dict[str, str] = {}
     has_random = False
     for node in index.order:
@@ -137,7 +137,7 @@ def random_outputs(index: GraphIndex, outputs: list[str]) -> tuple[dict[str, str
 
 
 def random_op(node: onnx.NodeProto, index: GraphIndex) -> str | None:
-    """The random operator that a node is or holds; None where its results are the same in every run."""
+    """The random operator of a node or of its nested graphs; None where its results are the same in every run."""
     if node.op_type in RANDOM:
         return node.op_type
     if node.op_type == "Dropout" and len(node.input) > 2 and node.input[2]:
@@ -157,10 +157,10 @@ def _is_seeded(node: onnx.NodeProto) -> bool:
 
 @dataclass(frozen=True, slots=True)
 class Replay:
-    """Copies of two models that take what the original selects as inputs.
+    """Copies of two models that take the original's selections as inputs.
 
-    selected: the names of the original's selections, by those inputs. What a selector reads is an output of both
-    copies besides: where these agree, the models select alike but for ties.
+    selected: the names of the original's selections, by these inputs. The operands of selectors become outputs of both
+    copies: where they agree, the models select alike but for ties.
     """
 
     a: onnx.ModelProto
@@ -169,7 +169,7 @@ class Replay:
 
 
 def replay_selections(a: onnx.ModelProto, b: onnx.ModelProto) -> Replay | None:
-    """The models with the original's selections fed; None without any, or where they do not belong together."""
+    """The models with selections as inputs; None without selections, or where those of the models do not pair up."""
     ours, theirs = _selectors(a), _selectors(b)
     if not ours or sorted(ours) != sorted(theirs):
         theirs = dict(zip(ours, theirs.values())) if len(ours) == len(theirs) else {}
@@ -180,7 +180,7 @@ def replay_selections(a: onnx.ModelProto, b: onnx.ModelProto) -> Replay | None:
 
 
 def _selectors(proto: onnx.ModelProto) -> dict[str, onnx.NodeProto]:
-    """The operators that select, by the name of the indexes they give."""
+    """The selecting operators, by the name of their output of indexes."""
     return {_indexes(node): node for node in proto.graph.node if node.op_type in _SELECTS and _indexes(node)}
 
 

@@ -35,18 +35,18 @@ class ValueInfo:
         return cls(proto.name, tensor.elem_type, dims, proto.type)
 
     def with_sizes(self, sizes: Mapping[int, int]) -> ValueInfo:
-        """The same with sizes that its file leaves open, by their axes."""
+        """This ValueInfo with `sizes`, by axis, in place of open ones."""
         if not sizes or self.dims is None:
             return self
         return replace(self, dims=tuple(sizes.get(axis, dim) for axis, dim in enumerate(self.dims)))
 
     def has_sizes_of(self, shape: tuple[int, ...]) -> bool:
-        """Whether no fixed size differs from an array's of this shape; the ranks are not compared."""
+        """Whether all fixed sizes equal those of `shape`; ranks are not compared."""
         return self.dims is None or not any(isinstance(d, int) and d > 0 and d != n for d, n in zip(self.dims, shape))
 
 
 class Signature(Protocol):
-    """A model of which no more than the inputs need be known."""
+    """The part of a model's interface that feeds need: its inputs."""
 
     @property
     def inputs(self) -> tuple[ValueInfo, ...]:

@@ -1,4 +1,4 @@
-"""The intermediate representation: a small typed SSA graph that knows nothing of files, passes or runtimes."""
+"""The intermediate representation: a small typed SSA graph, independent of files, passes and runtimes."""
 
 from .carried import Opaque, Port
 from .clone import clone_graph, clone_model, clone_node

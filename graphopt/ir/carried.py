@@ -1,4 +1,4 @@
-"""Parts of a file that the IR carries without reading them."""
+"""Parts of a file that the IR carries unread: opaque attributes and descriptions of results."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from .types import Type
 class Opaque:
     """An attribute that graphopt only carries (sparse tensors, types, references to function attributes).
 
-    `raw` is the `onnx_ir.Attr` it came from.
+    `raw`: the `onnx_ir.Attr`.
     """
 
     raw: Any

@@ -11,7 +11,7 @@ from .model import Function, Model
 
 
 def clone_model(model: Model) -> Model:
-    """A copy whose edits leave the original alone."""
+    """A copy of a model; edits of the copy do not change the original."""
     return replace(
         model,
         graph=clone_graph(model.graph),
@@ -28,7 +28,7 @@ def clone_graph(graph: Graph, values: Mapping[Value, Value] | None = None) -> Gr
 
 
 def clone_node(node: Node, values: dict[Value, Value]) -> Node:
-    """A detached copy that reads `values[v]` in place of v, if v is in `values`, to which it adds its own outputs."""
+    """A detached copy that reads `values.get(v, v)` for each operand v; its outputs are added to `values`."""
     return _Cloner(values).node(node)
 
 

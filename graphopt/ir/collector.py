@@ -1,6 +1,6 @@
-"""The cyclic garbage collector and graphs.
+"""Pauses of Python's cyclic garbage collector while graphs are built.
 
-A graph is all references and little garbage: cyclic collection would walk it over and over as it grows.
+A graph has many references and little garbage: cyclic collection would walk the graph again and again as it grows.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ def collector_paused() -> Iterator[None]:
 
 @contextmanager
 def collector_running() -> Iterator[None]:
-    """Resume collection within a pause, for work that drops whole models: these hold their arrays in cycles."""
+    """Resume collection within a pause, for work that drops whole models, whose cycles hold their arrays."""
     _count(0, 1)
     try:
         yield
@@ -36,7 +36,7 @@ def collector_running() -> Iterator[None]:
 
 
 def _count(pauses: int, resumptions: int) -> None:
-    """Collection is on if it was on before, and there are no more pauses than resumptions."""
+    """Count pauses and resumptions; collection is enabled if it was before, and pauses do not exceed resumptions."""
     global _pauses, _resumptions, _was_enabled
     with _lock:
         if _pauses == _resumptions == 0:

@@ -12,16 +12,16 @@ import numpy as np
 from .types import Array, DType, TensorType
 
 _KEPT_ELEMENTS = 4096
-"""Of the largest lifted tensor whose array is kept: shapes and scalars, which passes read again and again. Larger ones
-are mapped anew, so that weights do not stay in memory."""
+"""Elements of the largest lifted tensor whose array is cached: shapes and scalars, which passes read again and again.
+Larger tensors are mapped again, so that weights do not stay in memory."""
 
 
 class Constant:
     """An immutable tensor.
 
-    `source` tells the tensor of the file that the constant was lifted from, which is emitted in its place: external
-    data stays external, packed formats stay packed. `half` is the constant of float16 whose elements this one of
-    float32 has, widened whenever they are read; None for others.
+    `source`: the tensor of the file from which the constant was lifted, and which is emitted for it: external data
+    stays external, packed formats stay packed. `half`: the float16 constant that this float32 one widens at each read;
+    None for other constants.
     """
 
     __slots__ = ("_array", "_nbytes", "_read", "_shared", "dtype", "half", "shape", "size", "source")
@@ -46,7 +46,7 @@ class Constant:
     def array(self) -> Array:
         """The elements, read-only. Large lifted tensors are views of the mapped file and are not kept.
 
-        While a caller holds the array, others get the same one: to read it anew may copy it.
+        While a caller holds the array, other callers share it, as reading again may copy the data.
         """
         if self._array is not None:
             return self._array
@@ -60,7 +60,7 @@ class Constant:
         return array
 
     def __reduce__(self) -> tuple[Callable[..., Constant], tuple[Array, DType]]:
-        return Constant.of, (self.array(), self.dtype)  # another process has the elements, not the file
+        return Constant.of, (self.array(), self.dtype)  # another process gets the elements, not the file
 
     @property
     def type(self) -> TensorType:
@@ -69,7 +69,7 @@ class Constant:
 
     @property
     def nbytes(self) -> int:
-        """Bytes the elements take in the file (4-bit types packed; strings by their UTF-8 length)."""
+        """Bytes of the elements in the file (4-bit types packed; strings by their UTF-8 length)."""
         if self.dtype is DType.STRING:
             return sum(len(s) if isinstance(s, bytes) else len(str(s).encode()) for s in self.array().flat)
         return self._nbytes

@@ -5,9 +5,9 @@
     Node   op, inputs, attributes, outputs; an attribute may be a nested Graph
     Value  a graph input, the output of a node, or a constant; a nested graph captures outer values by using them
 
-Identity, not names: values and nodes compare with `is`. A name is a wish, honoured where it is free when printing and
-emitting.
-Only `Graph` edits. A node that no graph owns is no user of its operands: built and dropped, it leaves no trace.
+Identity, not names: values and nodes compare with `is`. A name is a preference: printing and emission use it if it is
+free.
+Only `Graph` edits. A node that no graph owns is not a user of its operands: a dropped node leaves no trace.
 """
 
 from __future__ import annotations
@@ -23,11 +23,11 @@ RETURN = "Return"
 
 
 class IRError(Exception):
-    """An edit or a graph that breaks an invariant of the IR."""
+    """Raised for an edit or a graph that breaks an invariant of the IR."""
 
 
 class Listener(Protocol):
-    """Follows the edits of a model's graphs."""
+    """Is notified of the edits of a model's graphs."""
 
     touched: dict[Node, None]
     """Every edited node is added here."""
@@ -37,7 +37,7 @@ class Listener(Protocol):
 
 
 class Owner(Protocol):
-    """The model that a graph belongs to, as far as graphs depend on it."""
+    """The part of a model that its graphs depend on."""
 
     opsets: dict[str, int]
     listener: Listener | None
@@ -51,7 +51,7 @@ class Use(NamedTuple):
 
 
 def _use(node: Node, slot: int, new: Callable[..., Use] = tuple.__new__) -> Use:
-    """`Use(node, slot)` at half the cost, as every edit makes some."""
+    """`Use(node, slot)` at half the cost, as every edit creates uses."""
     return new(Use, (node, slot))
 
 
@@ -78,7 +78,7 @@ class Value:
 
     @property
     def uses(self) -> tuple[Use, ...]:
-        """Every use, oldest first; those by `Return` of any graph count."""
+        """Every use, oldest first, uses by any graph's `Return` included."""
         return tuple(self._uses)
 
     @property
@@ -129,11 +129,11 @@ class Node:
         self.op, self.inputs, self.attrs = op, tuple(inputs), dict(attrs or {})
         self.domain, _, self.op_type = op.rpartition("::")  # the domain "" is ONNX's own
         self.name, self.overload, self.doc = name, overload, ""
-        self._nested = _holds_graph(self.attrs)  # kept, as passes ask every node and few hold one
+        self._nested = _holds_graph(self.attrs)  # cached: passes ask every node, and few have a nested graph
         self.metadata: dict[str, str] | None = None
         self.raw: Any = None  # fields of the file that only onnx_io reads
-        self.origins: tuple[str, ...] = ()  # names of the original nodes that it stems from
-        self.made_by = ""  # the pass that made it; "" for a node of the original
+        self.origins: tuple[str, ...] = ()  # names of the original nodes that the node stems from
+        self.made_by = ""  # the pass that created the node; "" for a node of the original model
         self.graph: Graph | None = None
         self._prev: Node | None = None
         self._next: Node | None = None
@@ -169,7 +169,7 @@ class Graph:
     """Nodes in execution order, with the edits that keep uses exact.
 
     `owner` is the node whose attribute a nested graph is; `model` is set on every graph of a model.
-    Iteration walks a snapshot and skips what was erased meanwhile, so editing while iterating is safe.
+    Iteration walks a snapshot and skips nodes erased meanwhile, so editing while iterating is safe.
     """
 
     text: ClassVar[Callable[[Graph], str]] = repr
@@ -218,7 +218,7 @@ class Graph:
         return nodes
 
     def walk(self) -> Iterator[Node]:
-        """Every node, those of nested graphs right after the node that owns them."""
+        """Every node; nodes of nested graphs come right after the node that owns their graph."""
         for node in self.snapshot():
             if node.graph is not self:
                 continue
@@ -247,12 +247,12 @@ class Graph:
 
     @property
     def opsets(self) -> dict[str, int]:
-        """The versions of the operator sets in force, by domain."""
+        """The versions of the imported operator sets, by domain."""
         return {} if self.model is None else self.model.opsets
 
     @property
     def parent(self) -> Graph | None:
-        """The graph this one is nested in."""
+        """The enclosing graph; None for a root graph."""
         return None if self.owner is None else self.owner.graph
 
     # -- editing
@@ -264,7 +264,7 @@ class Graph:
         return value
 
     def set_outputs(self, values: Sequence[Value], ports: Sequence[Port] | None = None) -> None:
-        """Set the results. `ports` describes them; by default the ports stay, or are made anew if the count differs."""
+        """Set the results. `ports` describe them; by default the ports stay, or are replaced if the count differs."""
         self.set_inputs(self._return, values)
         if ports is not None:
             self.ports = tuple(ports)
@@ -298,7 +298,7 @@ class Graph:
         return self.insert_before(anchor._next, node)
 
     def replace_uses(self, old: Value, new: Value) -> None:
-        """Point every use of `old` at `new`, which keeps the more precise of both types and gains a missing name."""
+        """Point every use of `old` at `new`, which takes the more precise of both types and, if unnamed, the name."""
         if old is new:
             return
         for use in old.uses:
@@ -373,7 +373,7 @@ class Graph:
         return gone
 
     def replace_contents(self, other: Graph) -> None:
-        """Take over the nodes, inputs and results of `other`, a root graph that nobody else holds."""
+        """Move the nodes, inputs and results of `other`, a root graph without other references, to this graph."""
         if self.model is not None and self.model.listener is not None:
             for node in self:
                 self.model.listener.erased(node)
@@ -481,14 +481,14 @@ def producers_of(node: Node) -> Iterator[Node]:
 
 def _holds_graph(attrs: Mapping[str, Any]) -> bool:
     """Whether an attribute is a graph or a list of graphs."""
-    for value in attrs.values():  # a loop, since every node that is built comes here
+    for value in attrs.values():  # a loop, as it runs for every new node
         if isinstance(value, Graph) or (isinstance(value, tuple) and value and isinstance(value[0], Graph)):
             return True
     return False
 
 
 def graphs_in(value: Any) -> tuple[Graph, ...]:
-    """The graphs that the value of an attribute is or lists."""
+    """The graphs in an attribute's value: a graph, or a list of graphs."""
     if isinstance(value, Graph):
         return (value,)
     return value if isinstance(value, tuple) and value and isinstance(value[0], Graph) else ()

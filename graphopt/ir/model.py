@@ -1,4 +1,4 @@
-"""A whole file: the root graph, functions, operator sets, metadata."""
+"""The model of a whole file: the root graph, functions, operator sets, metadata."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ class FunctionId:
 
 @dataclass(slots=True)
 class Function:
-    """A model-local function. Its body is a small model: a graph and the opsets the graph is written in."""
+    """A model-local function. Its body is a small model: a graph and the opsets that the graph imports."""
 
     id: FunctionId
     body: Model
@@ -40,7 +40,7 @@ class Model:
     version: int | None = None
     doc: str = ""
     metadata: dict[str, str] = field(default_factory=dict)
-    folder: str = ""  # that locations of external data are relative to
+    folder: str = ""  # the folder to which locations of external data are relative
     raw: Any = None  # fields of the file that only onnx_io reads
     listener: Listener | None = field(default=None, repr=False, compare=False)
 
@@ -58,5 +58,5 @@ class Model:
 
 
 def model_of(graph: Graph) -> Model | None:
-    """The model that a graph, nested or not, belongs to; None for a graph that stands alone."""
+    """The model of a graph, nested or not; None for a graph without a model."""
     return graph.model if isinstance(graph.model, Model) else None

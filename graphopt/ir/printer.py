@@ -30,7 +30,7 @@ def to_text(graph: Graph, *, constants: bool = False) -> str:
 
 
 def node_lines(graph: Graph, *, constants: bool = False) -> dict[Node, str]:
-    """The text of each node of a graph, without those nested in it; names are those of `to_text`."""
+    """The text of each node of a graph, without nested nodes; names are those of `to_text`."""
     printer = _Printer(constants)
     for value in graph.inputs:
         printer.name(value)

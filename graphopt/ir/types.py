@@ -17,7 +17,7 @@ Dim = int | str | None
 
 
 class DType(enum.IntEnum):
-    """An ONNX element type; the number is the one in the file."""
+    """An ONNX element type; its value is the number in the file."""
 
     UNDEFINED = 0
     FLOAT = 1
@@ -49,7 +49,7 @@ class DType(enum.IntEnum):
     FLOAT6E2M3 = 27
     FLOAT6E3M2 = 28
 
-    __hash__ = int.__hash__  # an Enum hashes by its name, slowly; these are looked up all the time
+    __hash__ = int.__hash__  # an Enum hashes by its name, slowly; element types are looked up all the time
 
     @property
     def short(self) -> str:
@@ -58,17 +58,17 @@ class DType(enum.IntEnum):
 
     @property
     def bits(self) -> int:
-        """Bits an element takes in the file; 0 for strings and undefined."""
+        """Bits of an element in the file; 0 for strings and undefined."""
         return _BITS[self]
 
     @property
     def is_float(self) -> bool:
-        """Any floating-point format, from 4 to 64 bits."""
+        """Whether the type is a floating-point format, from 4 to 64 bits."""
         return self in _FLOATS
 
     @property
     def is_integer(self) -> bool:
-        """Any signed or unsigned integer; bool is not one."""
+        """Whether the type is a signed or unsigned integer; bool is not."""
         return self in _INTEGERS
 
     @property
@@ -142,7 +142,7 @@ class TensorType:
 
     @property
     def is_static(self) -> bool:
-        """Every size is a number."""
+        """Whether every size is a number."""
         return self.sizes is not None
 
     @property

@@ -7,7 +7,7 @@ from .model import Model
 
 
 class VerifyError(IRError):
-    """The graph breaks an invariant; the message names the place."""
+    """Raised for a graph that breaks an invariant; the message names the place."""
 
 
 def verify(model: Model | Graph) -> None:

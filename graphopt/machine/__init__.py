@@ -1,1 +1,1 @@
-"""This machine: its CPU, its files, onnxruntime sessions on it, measurements made here, modules loaded at first use."""
+"""Services of this machine: CPU, files, memory, onnxruntime sessions, stored measurements, lazy imports."""

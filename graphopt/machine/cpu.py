@@ -1,4 +1,4 @@
-"""The CPU: its name, its features, and how many of its cores this process may use."""
+"""The CPU's name and features, and the number of cores that this process may use."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from functools import cache
 
 @cache
 def host_cpu() -> tuple[str, frozenset[str]]:
-    """The name of the CPU as LLVM knows it, and its instruction-set features, such as `avx2`."""
+    """The CPU's LLVM name, and its instruction-set features, such as `avx2`."""
     import llvmlite.binding as llvm
 
     features = llvm.get_host_cpu_features()
@@ -16,5 +16,5 @@ def host_cpu() -> tuple[str, frozenset[str]]:
 
 
 def cpu_count() -> int:
-    """Cores that this process may run on."""
+    """The number of cores on which this process may run."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

@@ -25,7 +25,7 @@ def cache_folder() -> Path:
 
 
 def check_target(path: str | os.PathLike[str]) -> None:
-    """OutputError if no file can be written at `path`; asked before the work that makes its content."""
+    """OutputError if no file can be written at `path`; call it before computing the file's content."""
     path = os.fspath(path)
     folder = os.path.dirname(path) or "."
     if not os.path.basename(path):

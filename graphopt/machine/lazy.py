@@ -1,4 +1,4 @@
-"""Names of a package that are looked up in its modules when first used."""
+"""Lazy names of a package, imported from its modules at first use."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any
 
 
 def names_in(package: str, homes: Mapping[str, str]) -> Callable[[str], Any]:
-    """The `__getattr__` of a package (PEP 562) whose names are each in one of its modules, `homes` by name.
+    """The `__getattr__` of a package (PEP 562); `homes`: for each name, the module that defines it.
 
     AttributeError for all other names.
     """
@@ -18,7 +18,7 @@ def names_in(package: str, homes: Mapping[str, str]) -> Callable[[str], Any]:
         if name not in homes:
             raise AttributeError(f"module {package!r} has no attribute {name!r}")
         value = getattr(import_module(f".{homes[name]}", package), name)
-        setattr(sys.modules[package], name, value)  # found at once from then on
+        setattr(sys.modules[package], name, value)  # later look-ups do not come here
         return value
 
     return found

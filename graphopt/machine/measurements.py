@@ -1,4 +1,4 @@
-"""Seconds measured on this machine, on disk, in one table for each kind of measurement. Nothing here measures."""
+"""On-disk tables of seconds measured on this machine, one for each kind of measurement."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ from .cpu import host_cpu
 from .files import cache_folder, replace_file
 
 Pair = tuple[float, float]
-"""Seconds of two candidates for the same work; the kind of the table says which two."""
+"""Seconds of two candidates for the same work; the table's kind defines the two."""
 
 _adding = threading.Lock()
 
 
 @cache
 def _onnxruntime() -> str:
-    """Its version; to read it takes as long as to open a small session."""
+    """onnxruntime's version, cached, as reading it takes as long as opening a small session."""
     return version("onnxruntime")
 
 
@@ -30,8 +30,7 @@ def _onnxruntime() -> str:
 class Measurements:
     """The table `kind` for this CPU and this version of onnxruntime.
 
-    facts: all else that every number of the table depends on. A key identifies the measured work, and nothing that the
-    time does not depend on.
+    facts: everything else on which all times of the table depend. A key identifies the measured work, and only that.
     """
 
     kind: str
@@ -44,7 +43,7 @@ class Measurements:
         return cache_folder() / "measurements" / self.kind / f"{hashlib.sha256(facts.encode()).hexdigest()[:24]}.json"
 
     def load(self) -> dict[str, Pair]:
-        """All pairs by key; none where the file is missing or corrupt."""
+        """All pairs by key; empty where the file is missing or corrupt."""
         try:
             stored = json.loads(self._path.read_text("utf-8"))
             return {str(key): (float(pair[0]), float(pair[1])) for key, pair in stored.items()}
@@ -52,9 +51,9 @@ class Measurements:
             return {}
 
     def add(self, measured: Mapping[str, Pair]) -> bool:
-        """Store pairs, in place of older ones of the same keys; False where the cache cannot be written.
+        """Store pairs, replacing older ones with the same keys; False where the cache cannot be written.
 
-        Of two processes that add at once, the last wins: the other's pairs will be measured again.
+        Of two processes that add at once, the last wins; the other's pairs will be measured again.
         """
         path = self._path
         with _adding:

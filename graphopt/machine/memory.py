@@ -1,15 +1,15 @@
-"""Memory that is free on this machine."""
+"""Free memory of this machine."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
 _SYSTEM, _GROUP = Path("/proc/meminfo"), Path("/sys/fs/cgroup")
-"""What Linux tells of the machine, and of the control group (version 2) that a container is."""
+"""Linux's memory figures of the machine, and of the control group (version 2) of a container."""
 
 
 def free_memory() -> int | None:
-    """Bytes that a process may still take without swapping; None where the system does not tell."""
+    """Bytes that a process can still allocate without swapping; None where the system gives no figure."""
     found = [number for number in (_of_system(), _of_group()) if number is not None]
     return min(found, default=None)
 

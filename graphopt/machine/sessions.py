@@ -1,4 +1,4 @@
-"""onnxruntime sessions on the CPU, all of which are opened here."""
+"""The only place that opens onnxruntime sessions, on the CPU."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ EXTERNAL_FOLDER = "session.model_external_initializers_file_folder_path"
 """The configuration entry that names the folder of external weights for a model given as bytes."""
 LARGE = 1 << 30
 """Bytes of weights, 1 GiB, from which a model is large: its weights stay in mapped files, and no session packs or
-converts copies of them. Half of what a protobuf may have, so that copies of smaller models fit."""
+converts copies of them. Half of protobuf's limit, so that copies of smaller models fit."""
 
 
 PACKED = 5 << 28
-"""Bytes of weights that a session of a large model may pack, which is a copy in memory: 1.25 GiB, so that all stays
-below 2 GB. What MatMulNBits multiplies unpacked takes five times as long."""
+"""Bytes of weights that a session of a large model may pack, a copy in memory: 1.25 GiB, so that the total stays below
+2 GB. MatMulNBits takes five times as long with unpacked weights."""
 
 
 def session_options(
@@ -28,8 +28,8 @@ def session_options(
     """Options of a session that logs nothing.
 
     threads: within an operator; 0 for all cores, None for onnxruntime's default, also between operators. optimize: all
-    of onnxruntime's graph optimizations or none. folder: where the external weights of a model given as bytes lie.
-    entries: further configuration entries.
+    of onnxruntime's graph optimizations or none. folder: of the external weights of a model given as bytes. entries:
+    further configuration entries.
     """
     import onnxruntime
 
@@ -48,10 +48,10 @@ def session_options(
 
 
 def spare_memory(settings: onnxruntime.SessionOptions, weights: int, halves: int = 0) -> None:
-    """Let a session of a large model pack no copies of weights beyond `PACKED`, and keep no memory between runs.
+    """Configure a session of a large model: no packing of more than `PACKED` bytes, no memory kept between runs.
 
-    weights: their bytes. halves: of these, the bytes in half precision, of which onnxruntime's optimizations, even
-    without folding, make copies in float32 as they load; without any a weight is converted when it is read.
+    weights: bytes of all weights. halves: bytes of weights in half precision, which onnxruntime's optimizations copy to
+    float32 at loading, even without folding; without optimizations a weight is converted when it is read.
     """
     import onnxruntime
 
@@ -69,8 +69,8 @@ def open_session(
 ) -> onnxruntime.InferenceSession:
     """A session on the CPU from the path of a model or its serialized bytes. ModelError if it cannot be opened.
 
-    folds: onnxruntime computes constants as it loads; without, weights in half precision are converted node by node as
-    they are read, and no copies of them kept.
+    folds: onnxruntime folds constants at loading; without, weights in half precision are converted node by node as they
+    are read, and no copies are kept.
     """
     import onnxruntime
 
@@ -84,8 +84,8 @@ def open_session(
 def open_as_optimized(source: str | bytes, settings: onnxruntime.SessionOptions) -> onnxruntime.InferenceSession:
     """`open_session` with all of onnxruntime's graph optimizations, else with its basic ones, else with none.
 
-    Some valid models load only so: onnxruntime 1.32 puts a QuantizeLinear with a zero point of another type behind a
-    MaxPool of dequantized int8 from opset 21 on. ModelError, that of the first attempt, if all fail.
+    Some valid models need the fallbacks: onnxruntime 1.32 inserts a QuantizeLinear with a zero point of another type
+    behind a MaxPool of dequantized int8 from opset 21 on. ModelError, the first attempt's, if all fail.
     """
     import onnxruntime
 

@@ -1,4 +1,4 @@
-"""Arrays on disk in place of memory: computed once, layer after layer, and read again when they are needed."""
+"""Arrays spooled to disk instead of memory: computed once, layer after layer, and read again on demand."""
 
 from __future__ import annotations
 
@@ -24,16 +24,16 @@ if sys.platform != "win32":
 Array = npt.NDArray[Any]
 
 SEGMENT = 1 << 28
-"""Bytes of one temporary file, or of a larger array: a map of each takes a file handle, of which a process has about a
+"""Bytes of a temporary file, unless an array is larger: each map takes a file handle, of which a process has about a
 thousand, and the codes of 8 GB of weights fill 8 to 16 files."""
-_PAGE = 1 << 12  # bytes at which arrays begin: a page of memory
+_PAGE = 1 << 12  # bytes to which arrays are aligned: a page of memory
 _LOCKED = "graphopt-spool-"
-"""How the names of files begin that are locked for as long as a process maps them: one without a lock is left over from
-a process that was killed."""
+"""The name prefix of files that are locked as long as a process maps them: a file without a lock is left over from a
+killed process."""
 
 
 class _Segment(mmap.mmap):
-    """A mapped temporary file, which goes with the last array that is read from it."""
+    """A mapped temporary file, removed with the last array that views it."""
 
     path: str
     address: int
@@ -41,16 +41,16 @@ class _Segment(mmap.mmap):
 
 @dataclass(frozen=True, slots=True)
 class Place:
-    """Where the bytes of an array lie: a file that exists while the array does, and their offset there."""
+    """The location of an array's bytes: a file that exists while the array does, and an offset."""
 
     path: str
     offset: int
 
 
 class Spool:
-    """Arrays in temporary files, read through maps, whose pages the system takes back when it needs them.
+    """Arrays in temporary files, read through maps, whose pages the system reclaims when it needs them.
 
-    They lie in the temporary folder ($TMPDIR), which must not be one that is itself kept in memory.
+    The files lie in the temporary folder ($TMPDIR), which must not be a file system in memory.
     """
 
     def __init__(self) -> None:
@@ -58,7 +58,7 @@ class Spool:
         self._used = 0
 
     def keep(self, array: Array) -> Array:
-        """The array, read-only, as it lies on disk. OutputError where that cannot be written."""
+        """A read-only copy of the array on disk. OutputError where the disk cannot be written."""
         array = np.ascontiguousarray(array)
         if not array.nbytes:
             return array
@@ -94,21 +94,21 @@ def _segment(size: int) -> _Segment:
 
 
 def _locked(handle: int, path: str) -> str:
-    """The path of a new file once it is locked; as it was where there are no locks. The map shares the lock, as forked
-    children do, and the system frees it with the last of them, however that ends."""
+    """The new path of a file, locked and renamed; `path` itself where locks are not supported. The map and forked
+    children share the lock, and the system frees it with the last of them, however it ends."""
     if sys.platform == "win32":
         return path
     locked = os.path.join(os.path.dirname(path), _LOCKED + os.path.basename(path))
     with suppress(OSError):  # some file systems have no locks
         fcntl.flock(handle, fcntl.LOCK_SH | fcntl.LOCK_NB)
-        os.rename(path, locked)  # after the lock: under this name a file without one is removed
+        os.rename(path, locked)  # after locking: `_sweep` removes files of this name without a lock
         return locked
     return path
 
 
 @cache
 def _sweep(folder: str) -> None:
-    """Remove the files of this user's processes that are gone, once for each process and folder."""
+    """Remove files left over from this user's dead processes, once for each process and folder."""
     if sys.platform == "win32":
         return
     for path in glob(os.path.join(escape(folder), f"{_LOCKED}*")):
@@ -128,7 +128,7 @@ def _remove(path: str) -> None:
 
 
 def place_of(array: Array) -> Place | None:
-    """Where a contiguous array that a `Spool` keeps lies on disk; None for any other."""
+    """The location of a contiguous array of a `Spool` on disk; None for any other array."""
     owner: Any = array if array.flags.c_contiguous else None
     while isinstance(owner, np.ndarray):
         owner = owner.base

@@ -1,6 +1,6 @@
-"""Measurement: static figures of a model, its latency on this machine, the quality of a lossy one.
+"""Measurement of models: static figures, latency on this machine, quality of a lossy model.
 
-Only static figures load with the package: qualities and latencies need calibration and onnxruntime, half a second.
+The package imports only static figures: quality and latency need calibration and onnxruntime, half a second.
 """
 
 from __future__ import annotations

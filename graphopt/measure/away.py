@@ -1,4 +1,4 @@
-"""Fidelity of candidates that run on workers: each travels as its proto and the digests of its large weights."""
+"""Fidelity of candidates measured on workers: each is sent as its proto and the digests of its large weights."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from ..parallel import Content, content, digest_of, ordered
 from .latency import taking_floats
 
 LARGE = 1 << 14
-"""Bytes from which on a weight travels by itself: of two candidates most are the same. Not tuned."""
+"""Bytes from which a weight is sent separately, as most weights of two candidates are equal. Not tuned."""
 
 
 def on_workers(
@@ -37,7 +37,7 @@ def on_workers(
 
 
 class _Packer:
-    """Takes models apart; a weight that many share is digested once."""
+    """Splits models into proto and weights; a weight shared by several models is digested once."""
 
     def __init__(self) -> None:
         self.known: dict[int, tuple[Constant, str, bytes]] = {}
@@ -68,7 +68,7 @@ class _Packer:
 
 
 def _judged(judge: Callable[[Any, Any], Any], proto: bytes, weights: dict[str, str], samples: str) -> Any:
-    """On a worker: put the model together, and judge a session on it."""
+    """On a worker: assemble the model, open a session and judge it."""
     from ..onnx_io.parts.apart import forget_place
 
     model = onnx.ModelProto.FromString(proto)

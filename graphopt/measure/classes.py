@@ -1,4 +1,4 @@
-"""Which results of a model hold scores of classes, so that the largest of a row is what the model decided."""
+"""Detection of results that hold class scores, whose largest element in a row is the model's decision."""
 
 from __future__ import annotations
 
@@ -13,15 +13,15 @@ PRODUCTS = frozenset(("MatMul", "Gemm"))
 PASSED = frozenset(("Identity", "Cast", "Reshape", "Squeeze", "Unsqueeze", "Flatten"))
 SCALED = frozenset(("Add", "Sub", "Mul", "Div"))
 _NUMBERS = re.compile(r"box|coord|regress|embed|hidden|feature|pose|landmark|anchor", re.IGNORECASE)
-"""Words in the names of results that are numbers, whatever makes them."""
+"""Words in the names of results that are regressed numbers, not class scores, whatever operator computes them."""
 
 
 def classifications(model: Model) -> Mapping[int, str]:
-    """The results that hold scores of classes along their last axis, by index, with the operator that makes them.
+    """The results with class scores along their last axis, by index, with the operator that computes them.
 
-    These are probabilities (Softmax), and the products at the end of a model: of rank 2, or of rank 3 where a model
-    reads whole numbers, as language models do; beside boxes [N, queries, 4] the products of rank 3 are a detector's,
-    most of whose rows are background.
+    These are probabilities (Softmax), and products at the end of a model: of rank 2, or of rank 3 in a model with
+    integer inputs, such as a language model, unless it is a detector with boxes [N, queries, 4], most of whose rows are
+    background.
     """
     reads_tokens = any(isinstance(v.type, TensorType) and v.type.dtype.is_integer for v in model.graph.inputs)
     detects = any(_sizes(value)[2:] == (4,) for value in model.graph.outputs)
@@ -46,14 +46,14 @@ def _sizes(value: Value) -> tuple[int | str | None, ...]:
 
 
 def _is_weight(value: Value | None) -> bool:
-    """A constant, perhaps transposed, as where embeddings are the last layer's weights, too."""
+    """Whether a value is a constant, optionally transposed, such as embeddings tied to the last layer."""
     while value is not None and value.producer is not None and value.producer.op in PASSED | {"Transpose"}:
         value = value.producer.inputs[0]
     return value is not None and value.constant is not None
 
 
 def _maker(value: Value) -> Node | None:
-    """The node that makes a result, behind a bias, a factor and changes of shape."""
+    """The node that computes a result, before a bias, a factor and changes of shape."""
     node = value.producer
     while node is not None and node.op in PASSED | SCALED:
         read = [v for v in node.inputs[: 1 if node.op in PASSED else 2] if v is not None and v.constant is None]

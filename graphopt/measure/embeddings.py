@@ -1,4 +1,4 @@
-"""Encoders of text in the field's words: the cosine of pooled vectors, by which their readers compare texts."""
+"""Fidelity of text encoders: the cosine between pooled vectors of the reference and of a candidate."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from ..calibration.prompts import MASK
 from ..ir import Array, Model, TensorType
 
 LEAST = 1e-30
-"""The smallest norm of a vector with a direction."""
+"""The least norm of a vector for which a cosine is defined."""
 
 
 def embeddings(model: Model, classifications: Collection[int]) -> frozenset[int]:
-    """The results with a vector for each token, [B, S, F], of a model that reads whole numbers [B, S]; by index."""
+    """The results with a vector for each token, [B, S, F], of a model with integer inputs [B, S]; by index."""
     if not any(isinstance(v.type, TensorType) and v.type.dtype.is_integer and v.type.rank == 2
                for v in model.graph.inputs):  # fmt: skip
         return frozenset()
@@ -30,16 +30,16 @@ def embeddings(model: Model, classifications: Collection[int]) -> frozenset[int]
 
 
 class PooledVectors:
-    """Sums over the texts of all samples."""
+    """Accumulates cosines over the texts of all samples."""
 
     def __init__(self) -> None:
         self.texts = 0
         self.alike = 0.0
 
     def add(self, reference: Array, result: Array, feed: Mapping[str, Any]) -> None:
-        """Vectors [B, S, F] of the reference and of a candidate on one feed, averaged over the tokens that its mask
-        keeps; nothing where no input has whole numbers [B, S]. Where they differ in shape, no text is alike. A text of
-        which the mask keeps no token, or whose reference is not finite, has no direction, and does not count."""
+        """Add vectors [B, S, F] of the reference and of a candidate on one feed, pooled over the tokens that its mask
+        keeps; ignored without an integer input [B, S]. Vectors of different shapes count as cosine 0. A text without
+        kept tokens, or with a reference that is not finite, has no cosine and is not counted."""
         sizes = reference.shape[:2]
         read = {name: np.asarray(v) for name, v in feed.items() if np.shape(v) == sizes and reference.size}
         if not any(value.dtype.kind in "iu" for value in read.values()):
@@ -58,11 +58,11 @@ class PooledVectors:
 
     @property
     def cosine(self) -> float | None:
-        """The mean cosine between the reference's vectors and the candidate's; None without any."""
+        """The mean cosine between the reference's and the candidate's vectors; None without texts."""
         return self.alike / self.texts if self.texts else None
 
 
 def _pooled(vectors: Array, kept: Array) -> Array:
-    """Sums [B, F] of vectors [B, S, F] over the tokens that are kept [B, S]."""
+    """Sums [B, F] of vectors [B, S, F] over the kept tokens [B, S]."""
     summed: Array = np.einsum("bsf,bs->bf", vectors.astype(np.float32), kept.astype(np.float32))
     return summed

@@ -12,12 +12,12 @@ from .macs import declared_sizes, macs_by_size, node_macs
 from .units import show_count
 
 _PARAMETER_SIZE = 2
-"""Elements from which a constant counts as parameters: a scalar is a setting."""
+"""The least elements of a constant that counts as parameters: a scalar is a setting."""
 
 
 @dataclass(frozen=True, slots=True)
 class Figures:
-    """Figures of one model. Symbolic and unknown sizes count as 1; `symbolic` is True where there are any.
+    """Static figures of one model. Symbolic and unknown sizes count as 1; `symbolic`: whether there are any.
 
     nodes: recursive through nested graphs, constants not counted. operators: nodes by operator. parameters: elements
     of constants with at least two elements. constant_bytes: bytes of all constants. macs: multiply-accumulates of Conv,
@@ -41,15 +41,15 @@ class Figures:
 
 
 _SUM = 32
-"""Characters of a sum of multiply-accumulates that fit a cell at 390 pixels; a longer one is told at sizes of 1."""
+"""Characters of a sum of multiply-accumulates that fit a cell at 390 pixels; a longer sum is shown at sizes of 1."""
 AT_ONE = " (open sizes as 1)"
-"""What a figure is called that counts the sizes a model leaves open as 1."""
+"""The suffix of a figure's label that counts open sizes as 1."""
 
 
 @dataclass(frozen=True, slots=True)
 class MacsText:
-    """Multiply-accumulates of models as text, `label` saying what is counted. counts: of the first and the last model,
-    as multiples of the same open sizes; None where the two cannot be compared."""
+    """Multiply-accumulates of models as text, with a `label`. counts: of the first and the last model, as multiples of
+    the same open sizes; None where the two cannot be compared."""
 
     label: str
     texts: tuple[str, ...]
@@ -57,7 +57,7 @@ class MacsText:
 
 
 def macs_text(*models: Figures) -> MacsText:
-    """Multiply-accumulates as multiples of open sizes (9.60 M·N); at sizes of 1 where that is too long."""
+    """Multiply-accumulates as multiples of open sizes (9.60 M·N), or at sizes of 1 where such a sum is too long."""
     sums, keys = [_sum(model.macs_by_size) for model in models], [model.macs_by_size.keys() for model in models]
     label, first, last = "multiply-accumulates", models[0].macs_by_size, models[-1].macs_by_size
     if any(len(text) > _SUM for text in sums):

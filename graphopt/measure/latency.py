@@ -1,4 +1,4 @@
-"""Latency on this machine: interleaved runs, medians, and the ratio pair by pair."""
+"""Latency on this machine: interleaved runs, medians, and medians of paired ratios."""
 
 from __future__ import annotations
 
@@ -25,9 +25,9 @@ if TYPE_CHECKING:
 class Timing:
     """Seconds of one candidate. `ratio` is the median of (first candidate's time / this one's) over paired runs.
 
-    error: the standard error of that median, as a share of it; other work on the machine shows here. low: the lower
-    quartile of seconds, which that work reaches less. low_error: the standard error, as a share, of the ratio of low to
-    the first candidate's.
+    error: the standard error of `ratio`, as a share, which grows with other load on the machine. low: the lower
+    quartile of seconds, less affected by such load. low_error: the standard error, as a share, of the ratio of low to
+    the first candidate's low.
     """
 
     label: str
@@ -41,15 +41,15 @@ class Timing:
 
 
 _BLOCKS, _LEAST_RUNS = 8, 4
-"""Blocks of runs whose quartiles tell how far quartiles scatter, and the runs that a quartile takes. Choices."""
+"""Blocks of runs whose quartiles estimate the scatter of a quartile, and the least runs of a quartile. Choices."""
 
 
 def interleaved(
     candidates: Mapping[str, Callable[[], object]], *, seconds: float = 2.0, min_runs: int = 5, max_runs: int = 1000,
     clock: Callable[[], float] = time.perf_counter,
 ) -> list[Timing]:  # fmt: skip
-    """Time callables in turn, A B C C B A A B C …, after two untimed runs of each: drift of the machine hits all alike,
-    and so does what each finds in caches behind the others.
+    """Time callables in turn, A B C C B A A B C …, after two untimed runs of each, so that drift of the machine and the
+    state of caches affect all alike.
 
     Short calls are repeated within a turn until the turn takes about a millisecond. `clock` gives seconds; with
     time.process_time, the time of other processes does not count.
@@ -81,7 +81,8 @@ def _timing(label: str, times: Sequence[float], base: Sequence[float]) -> Timing
 
 
 def _low_error(times: Sequence[float], base: Sequence[float], usual: float) -> float:
-    """By the scatter between blocks of consecutive runs, which drift reaches, too; `usual` of too few runs."""
+    """The error of the low ratio by the scatter between blocks of consecutive runs, drift included; `usual` for too few
+    runs."""
     length = len(times) // _BLOCKS
     if length < _LEAST_RUNS:
         return usual
@@ -95,8 +96,8 @@ def _quartile(times: Sequence[float]) -> float:
 
 
 def own_clock() -> Callable[[], float]:
-    """A clock of the seconds that this thread has computed, which other work on the machine hardly changes; of wall
-    time where the system counts those too coarsely. For work in the calling thread, as in sessions of one thread."""
+    """A clock of this thread's CPU seconds, which other load on the machine hardly affects, or of wall time where the
+    CPU clock is too coarse. For work in the calling thread, such as sessions of one thread."""
     return time.thread_time if time.get_clock_info("thread_time").resolution <= 1e-6 else time.perf_counter
 
 
@@ -118,8 +119,8 @@ def ort_session(
 def open_ort_session(
     model: str | os.PathLike[str] | bytes | Model, settings: onnxruntime.SessionOptions
 ) -> onnxruntime.InferenceSession:
-    """`ort_session` with all settings; external weights of a model of the IR are found where they lie, and those of a
-    large one are read where they are mapped."""
+    """`ort_session` with all settings; external weights of an IR model are read from its folder, weights of a large
+    model from mapped files."""
     if isinstance(model, Model):
         from ..onnx_io import is_large
 
@@ -132,7 +133,7 @@ def open_ort_session(
 
 
 def _open_lent(model: Model, settings: onnxruntime.SessionOptions) -> onnxruntime.InferenceSession:
-    """A session that reads weights where they lie in this process: in bytes they would be copied four times."""
+    """A session that reads weights in place in this process; in a serialized model they would be copied four times."""
     import onnxruntime
 
     from ..onnx_io.lend import lent_emission
@@ -180,8 +181,7 @@ def compare_latency(
 
 
 def half_fed(session: Any, feeds: Mapping[str, Any]) -> Mapping[str, Any]:
-    """The feeds of a float32 model for one whose inputs are float16: a float32 array becomes float16 where the session
-    takes that."""
+    """The feeds, with float32 arrays converted to float16 for inputs that the session takes in float16."""
     halves = {i.name for i in session.get_inputs() if i.type == "tensor(float16)"}
     if not halves:
         return feeds
@@ -189,7 +189,7 @@ def half_fed(session: Any, feeds: Mapping[str, Any]) -> Mapping[str, Any]:
 
 
 def taking_floats(session: Any) -> Any:
-    """The session; one that takes float16 takes float32 in its place."""
+    """The session; if it has float16 inputs, its `run` is replaced by one that accepts float32 for these."""
     if any(i.type == "tensor(float16)" for i in session.get_inputs()):
         run = session.run
         session.run = lambda names, feeds, *more: run(names, half_fed(session, feeds), *more)

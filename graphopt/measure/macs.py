@@ -1,4 +1,4 @@
-"""Multiply-accumulates of linear maps, at declared sizes or at those of a sample."""
+"""Multiply-accumulates of linear maps, at declared sizes or at the sizes of a sample."""
 
 from __future__ import annotations
 
@@ -9,13 +9,13 @@ from typing import Any
 from ..ir import Model, Node, TensorType, Value
 
 Sizes = Callable[[Value | None], Sequence[int]]
-"""The shape of a value with numbers for all sizes; empty where the rank is unknown."""
+"""A function from a value to its shape in numbers; empty where the rank is unknown."""
 
 
 def node_macs(node: Node, shapes: Mapping[Value, Sequence[int]] | None = None) -> int:
     """Multiply-accumulates of one node; 0 for operators that are not linear maps.
 
-    shapes: of values, where they are known better than declared. Unknown sizes count as 1.
+    shapes: of values, where known better than declared. Unknown sizes count as 1.
     """
     count, known = _MACS.get(node.op), shapes or {}
     if count is None:
@@ -24,7 +24,7 @@ def node_macs(node: Node, shapes: Mapping[Value, Sequence[int]] | None = None) -
 
 
 def macs_values(model: Model) -> list[Value]:
-    """The values of the root graph from whose shapes its multiply-accumulates follow."""
+    """The values of the root graph whose shapes determine its multiply-accumulates."""
     nodes = [node for node in model.graph if node.op in LINEAR_MAPS]
     return [value for node in nodes for value in (*node.inputs, *node.outputs) if value is not None]
 
@@ -32,7 +32,7 @@ def macs_values(model: Model) -> list[Value]:
 def macs_at(model: Model, shapes: Mapping[Value, Sequence[int]]) -> dict[Node, int]:
     """Multiply-accumulates of each linear map, nested graphs included, at these shapes of `macs_values`.
 
-    Values without a shape here, and those of nested graphs, have their declared sizes, where open ones count as 1.
+    Values without a shape here, and values of nested graphs, have their declared sizes, open ones as 1.
     """
     return {node: node_macs(node, shapes) for node in model.graph.walk() if node.op in LINEAR_MAPS}
 
@@ -78,7 +78,7 @@ LINEAR_MAPS = frozenset(_MACS)
 
 
 class _Monomial:
-    """A whole number times open sizes, multiplied as numbers are."""
+    """An integer times a product of open sizes, with multiplication."""
 
     def __init__(self, factor: int, sizes: tuple[str, ...] = ()) -> None:
         self.factor, self.sizes = factor, sizes
@@ -91,7 +91,7 @@ class _Monomial:
 
 
 def macs_by_size(model: Model) -> dict[str, int]:
-    """Multiply-accumulates as a sum: the factor of each product of open sizes, "" for what does not depend on any.
+    """Multiply-accumulates as a sum: the factor of each product of open sizes, "" for the constant term.
 
     A model that maps [N, 8] by 8 x 4 weights has {"N": 32}. Sizes without a name are "?".
     """

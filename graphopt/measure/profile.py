@@ -1,4 +1,4 @@
-"""Seconds of each node in onnxruntime, read from the profile it writes."""
+"""Seconds of each node in onnxruntime, read from onnxruntime's profile."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ K = TypeVar("K", bound=Hashable)
 
 @dataclass(frozen=True, slots=True)
 class KernelRun:
-    """One run of one node: its name, operator and number in the graph that onnxruntime runs, and its seconds."""
+    """One run of one node: its name, operator and index in onnxruntime's optimized graph, and its seconds."""
 
     name: str
     op: str
@@ -30,7 +30,7 @@ class KernelRun:
 
 
 def node_seconds(model: Model, feeds: Mapping[str, Array], *, runs: int = 10, threads: int = 1) -> dict[Node, float]:
-    """The median seconds of each node of the root graph, without fusion, so that nodes stay as they are."""
+    """The median seconds of each node of the root graph, with fusion off, so that nodes stay unchanged."""
     order = model.graph.snapshot()
     (kernels,) = _profiles([model], feeds, runs, threads, optimize=False)
     matching = [run for run in kernels if run.index < len(order) and order[run.index].op_type == run.op]
@@ -40,11 +40,11 @@ def node_seconds(model: Model, feeds: Mapping[str, Array], *, runs: int = 10, th
 def profile_nodes(
     models: Sequence[bytes | Model], feeds: Mapping[str, Array], *, runs: int = 12, threads: int = 1
 ) -> list[dict[str, float]]:
-    """For each model, seconds by the name of the node that ran, fusions and layout changes included; onnxruntime
-    derives the names from those in the model.
+    """For each model, seconds by the name of the executed node, fusions and layout changes included; onnxruntime
+    derives these names from the model's.
 
-    The models run in turn, so that other work on the machine hits all alike; the mean of the lower half of a node's
-    times counts, which interruptions do not reach. The first third of the runs warms up and is not counted.
+    The models run in turn, so that other load on the machine affects all alike; a node's time is the mean of its lower
+    half, which interruptions do not affect. The first third of the runs warms up and is not counted.
     """
     profiles = _profiles(models, feeds, runs, threads, optimize=True)
     return [
@@ -55,11 +55,11 @@ def profile_nodes(
 
 @dataclass(frozen=True, slots=True)
 class KernelTime:
-    """One operator as onnxruntime runs it, and the model's nodes that it computes, in their order.
+    """One executed operator of onnxruntime, and the model's nodes that it computes, in their order.
 
-    node: the one that it is named after, as a convolution with its norm and its activation; None for what onnxruntime
-    adds by itself, such as a change of layout. seconds: of one run. reordered: the node whose result such a change of
-    layout is of.
+    node: the main node, such as the convolution of a fused norm and activation; None for an operator that onnxruntime
+    inserts, such as a change of layout. seconds: of one run. reordered: the node whose result a change of layout
+    reorders.
     """
 
     op: str
@@ -71,25 +71,25 @@ class KernelTime:
 
 
 _LABEL = re.compile(r"(?<![A-Za-z0-9])n(\d+)_")
-"""A label that `kernel_times` gives to nodes and results, in the names that onnxruntime derives from them."""
+"""The label of a node or result, set by `kernel_times`, within the names that onnxruntime derives."""
 _INNER = "inner_"
-"""The label of nodes of nested graphs: their time is part of that of the node that holds them."""
+"""The label of nodes of nested graphs, whose time is part of the enclosing node's."""
 _LAYOUT = ("ReorderInput", "ReorderOutput")
-"""Operators that change between the layouts of tensors, whose results have the names of those that they reorder."""
+"""Operators that convert between layouts; their results are named after the tensors that they reorder."""
 _Ends = tuple[list[str], list[str]]
 _NOTHING: _Ends = ([], [])
 _DUMPED = 1 << 30
-"""Bytes of constants up to which onnxruntime writes down the graph that it runs: a protobuf ends at twice as many."""
+"""The most bytes of constants for which onnxruntime saves its optimized graph: half of protobuf's limit."""
 
 
 def kernel_times(
     models: Sequence[Model], feeds: Mapping[str, Array], *, runs: int = 12, threads: int = 1, nested: bool = False
 ) -> list[list[KernelTime]]:
-    """For each model, the operators of the root graph as onnxruntime runs them, with the nodes that they compute.
+    """For each model, the executed operators of the root graph, with the nodes that they compute.
 
-    Counted as by `profile_nodes`. A node that onnxruntime computes beforehand, or as part of another, belongs to the
-    operator that takes in its result. nested: those of nested graphs, too, with the node that each is named after,
-    once for all turns of a loop; what holds them then has the rest of its time.
+    Timed as by `profile_nodes`. A folded or fused node belongs to the operator that absorbs its result. nested: include
+    the operators of nested graphs, each with its main node and the total over all iterations of a loop; the enclosing
+    node then has the rest of its time.
     """
     labelled = [_labelled(model) for model in models]
     results: list[dict[str, _Ends]] = []
@@ -99,7 +99,7 @@ def kernel_times(
 
 
 def _labelled(model: Model) -> Model:
-    """A copy whose nodes, and the values between them, are named after the places of the nodes."""
+    """A copy whose nodes and inner values are named by the index of the node."""
     clone = clone_model(model)
     for number, node in enumerate(clone.graph):
         node.name = f"n{number}_"
@@ -114,7 +114,7 @@ def _labelled(model: Model) -> Model:
 
 
 def _nested(model: Model) -> Iterator[tuple[Node, Node]]:
-    """The nodes of nested graphs, and the node of the root graph that holds each."""
+    """The nodes of nested graphs, each with the enclosing node of the root graph."""
     return ((inner, node) for node in model.graph for body in node.subgraphs for inner in body.walk())
 
 
@@ -139,8 +139,8 @@ def _with_nested(
 
 
 def _main(node: Node, op: str) -> Node:
-    """The node that an operator is for where it is named after an activation that it took in: upwards the first of its
-    kind; the same where there is none."""
+    """The main node of a fused operator that is named after its activation `node`: the first producer upwards whose
+    operator matches; `node` itself without one."""
     above: Node | None = node
     while above is not None and not op.endswith(above.op_type):
         above = above.inputs[0].producer if above.inputs and above.inputs[0] is not None else None
@@ -163,12 +163,12 @@ def _kernels(model: Model, profile: list[KernelRun], results: Mapping[str, _Ends
                 owner.setdefault(last, name)
     for name, start in starts.items():
         stack = [start] if start is not None and owner[start] == name else []
-        while stack:  # upwards, what has no operator of its own
+        while stack:  # upwards: nodes without an operator of their own
             for value in stack.pop().inputs:
                 if value is not None and value.producer is not None and value.producer not in owner:
                     owner[value.producer] = name
                     stack.append(value.producer)
-    for node in order:  # downwards, such as the QuantizeLinear behind a convolution
+    for node in order:  # downwards: such as the QuantizeLinear behind a convolution
         before = [v.producer for v in node.inputs if v is not None and v.producer in owner]
         if node not in owner and before and before[0] is not None:
             owner[node] = owner[before[0]]
@@ -189,7 +189,7 @@ def _kernels(model: Model, profile: list[KernelRun], results: Mapping[str, _Ends
 
 
 def _start(name: str, results: Sequence[str], order: Sequence[Node], named: Mapping[str, Node]) -> Node | None:
-    """The node that an operator is named after, or else the one whose result it gives; None where there is neither."""
+    """The node after which an operator is named, else the node whose result it computes, else None."""
     if name.startswith(_LAYOUT):
         return None
     for text in (name.removesuffix("_nchwc"), *results):
@@ -205,7 +205,7 @@ def _profiles(
     models: Sequence[bytes | Model], feeds: Mapping[str, Array], runs: int, threads: int, *, optimize: bool,
     results: list[dict[str, _Ends]] | None = None,
 ) -> list[list[KernelRun]]:  # fmt: skip
-    """The runs of every node. `results` is filled with the ends of each node in the graph that runs."""
+    """The runs of every node of each model. `results` receives each node's results and inputs in the executed graph."""
     with tempfile.TemporaryDirectory(prefix="graphopt-") as folder:
         sessions = []
         for number, model in enumerate(models):
@@ -225,7 +225,7 @@ def _profiles(
 
 
 def _ends_in(path: Path) -> dict[str, _Ends]:
-    """The names of each node's results and inputs in a file, by the node's name; empty where there is no file."""
+    """The names of each node's results and inputs in a model file, by the node's name; empty without a file."""
     if not path.is_file():
         return {}
     import onnx
@@ -238,7 +238,7 @@ def _ends_in(path: Path) -> dict[str, _Ends]:
 
 
 def _kernel_runs(profile: Path) -> list[KernelRun]:
-    """The node events of a profile in their order; onnxruntime writes the events of its own work beside them."""
+    """The node events of a profile in order, without onnxruntime's other events."""
     events: list[dict[str, Any]] = json.loads(profile.read_text("utf-8"))
     return [
         KernelRun(
@@ -258,6 +258,6 @@ def _grouped(runs: Sequence[KernelRun], key: Callable[[KernelRun], K]) -> dict[K
 
 
 def _settled(times: Sequence[float]) -> float:
-    """The mean of the lower half: interruptions do not reach it, and it tells parts of the microseconds in which
-    profiles are written."""
+    """The mean of the lower half: interruptions do not affect it, and it resolves fractions of the profile's
+    microseconds."""
     return statistics.fmean(sorted(times)[: (len(times) + 1) // 2])

@@ -1,4 +1,4 @@
-"""Quality of a lossy model: the caller's metric within a budget of evaluations, and fidelity to the reference."""
+"""Quality of a lossy model: the caller's metric, within a budget of evaluations, and fidelity to the reference."""
 
 from __future__ import annotations
 
@@ -28,14 +28,14 @@ MakeSession = Callable[[Model], Any]
 """Opens the session of a candidate: `onnxruntime.InferenceSession`, or `graphopt.Session` for target "graphopt"."""
 
 SAMPLES, HELD = 32, 1 << 26
-"""Budgets of time and memory: the samples that fidelity is measured on, and the bytes of feeds and reference results
-held for them (64 MiB), whichever comes first."""
+"""Budgets of time and memory: the most samples of a fidelity, and the most bytes (64 MiB) of held feeds and reference
+results, whichever is reached first."""
 NINE_OF_TEN = 0.9
-"""The share of samples that keep at least `Fidelity.low_db`; of fewer than ten, all do. The same share as the floor on
-the same classes, `graphopt.Quantize.min_top1`."""
+"""The share of samples with at least `Fidelity.low_db`; all of fewer than ten. Equal to the floor on agreement of
+classes, `graphopt.Quantize.min_top1`."""
 _SILENT = 0.01
-"""A sample's signal counts as no less than a hundredth of the mean one (a tenth in amplitude): results near zero, such
-as those of silence, have no ratio of their own. A choice."""
+"""The least signal of a sample, as a share of the mean signal (a tenth in amplitude): results near zero, such as those
+of silence, have no meaningful ratio. A choice."""
 
 
 def metric_name(metric: Metric) -> str:
@@ -47,15 +47,15 @@ def metric_name(metric: Metric) -> str:
 
 @dataclass(frozen=True, slots=True)
 class Fidelity:
-    """How close a candidate's results are to the reference's, over samples and all float outputs.
+    """The fidelity of a candidate's results to the reference's, over samples and all float outputs.
 
-    sqnr_db: signal to noise of the worst output. top1: the share of rows whose largest element is the same, of the
-    worst output that holds scores of classes (`classifications`); largest: of the worst output [N, C] or [N, S, C],
-    whatever it holds. None without one. low_db: the signal to noise that nine of ten samples keep, each by itself, of
-    the worst output; few samples with loud results do not outweigh those that went wrong. divergence: of scores of next
-    tokens, the mean over positions of KL(reference ‖ candidate) in nats; None without such. perplexity: of the text
-    that was read, to the reference and to the candidate, where the tokens are an input. cosine: of vectors of tokens,
-    averaged over each text, the mean cosine with the reference's; of the worst such output, None without one.
+    sqnr_db: signal to noise of the worst output. top1: the share of rows with the same largest element, of the worst
+    output with class scores (`classifications`); largest: the same of the worst output [N, C] or [N, S, C] of any kind.
+    None without such an output. low_db: the signal to noise that nine of ten samples reach, each by itself, of the
+    worst output, so that few samples with loud results do not outweigh bad ones. divergence: of next-token scores, the
+    mean over positions of KL(reference ‖ candidate) in nats, or None. perplexity: of the input text, for the reference
+    and for the candidate, where tokens are an input. cosine: of token vectors, averaged over each text, the mean cosine
+    with the reference's; of the worst such output, None without one.
     """
 
     sqnr_db: float
@@ -67,8 +67,8 @@ class Fidelity:
     cosine: float | None = None
 
     def to_dict(self) -> dict[str, float | None]:
-        """Plain data for JSON; None for an infinite ratio. Divergence where tokens are predicted, the cosine where
-        texts are embedded."""
+        """Plain data for JSON; None for an infinite ratio. With the divergence of a language model, the cosine of a
+        text encoder."""
         finite = self.sqnr_db if math.isfinite(self.sqnr_db) else None
         tokens = {} if self.divergence is None else {"divergence": self.divergence}
         texts = {} if self.cosine is None else {"cosine": self.cosine}
@@ -80,12 +80,12 @@ class Fidelity:
 
     @property
     def texts(self) -> str:
-        """The cosine in words; "" where no texts are embedded."""
+        """The cosine as text; "" for models that are no text encoders."""
         return "" if self.cosine is None else f", cosine {self.cosine:.4f} of pooled vectors"
 
     @property
     def tokens(self) -> str:
-        """Divergence and perplexity in words; "" where no tokens are predicted."""
+        """Divergence and perplexity as text; "" for models that are no language models."""
         if self.divergence is None:
             return ""
         before, after = self.perplexity or (math.nan, math.nan)
@@ -96,9 +96,9 @@ class Fidelity:
 class Quality:
     """Judges candidates against one reference model.
 
-    metric: called with a session; higher is better. Scores are cached by the model's bytes, and `left` counts the
-    evaluations that the budget still allows. feeds: the samples that fidelity is measured on. classifications: the
-    reference's results that hold scores of classes, with the operators that make them.
+    metric: called with a session; higher is better. Scores are cached by the model's bytes, and `left` is the remaining
+    budget of evaluations. feeds: the samples of a fidelity. classifications: the reference's results with class scores,
+    with the operators that compute them.
     """
 
     def __init__(
@@ -120,7 +120,7 @@ class Quality:
 
     @property
     def left(self) -> int:
-        """Evaluations of the metric that may still be spent."""
+        """The remaining budget of evaluations of the metric."""
         return max(0, self.evaluations - len(self._scores))
 
     @property
@@ -133,23 +133,23 @@ class Quality:
 
     @property
     def rows(self) -> int:
-        """Rows that the metric ran through the reference; 0 where none were seen."""
+        """The number of rows that the metric ran through the reference; 0 if unknown."""
         return 0 if self._rows is None else self._rows.count
 
     @property
     def held(self) -> int:
-        """Samples that fidelity is measured on, as far as they were read."""
+        """The number of samples held for fidelity so far."""
         return 0 if self._results is None else len(self._results)
 
     def score(self, model: Model) -> float:
-        """The metric of a candidate. OptionError when there is none, or it gives no number."""
+        """The metric of a candidate. OptionError without a metric, or if it returns no number."""
         digest = hashlib.sha256(to_proto(model).SerializeToString(deterministic=True)).hexdigest()
         if digest not in self._scores:
             self._scores[digest] = self._evaluate(model)
         return self._scores[digest]
 
     def drop(self, model: Model) -> float:
-        """How far the metric falls below the reference's; negative where the candidate is better."""
+        """The fall of the metric below the reference's; negative for a better candidate."""
         return self.base - self.score(model)
 
     def fidelity(self, model: Model, samples: int | None = None) -> Fidelity:
@@ -161,7 +161,7 @@ class Quality:
         return fidelity
 
     def fidelity_of(self, session: Any, samples: int | None = None) -> Fidelity:
-        """The same of a candidate's session."""
+        """`fidelity` of a candidate's open session."""
         return self._judge(session, self._expected[:samples])
 
     def fidelities(
@@ -188,7 +188,7 @@ class Quality:
         return self._results
 
     def require_running(self, model: Model) -> None:
-        """Load a candidate and run it once, unless it was the last that ran. What the runtime raises, it raises."""
+        """Load a candidate and run it once, unless it was the last to run. Raises whatever the runtime raises."""
         if self._last is None or self._last[0] is not model:
             session = self.session(model)
             for feed in itertools.islice(self.feeds, 1):
@@ -225,7 +225,7 @@ class Quality:
 
 
 class _Rows:
-    """Counts rows that a session runs: the leading size of its inputs where its first result has it, too, else 1."""
+    """Counts the rows of a session's runs: the inputs' leading size if the first result has it, too, else 1 a run."""
 
     def __init__(self) -> None:
         self.count = 0
@@ -248,11 +248,11 @@ class _Rows:
 
 @dataclass(frozen=True, slots=True)
 class _Expected:
-    """One result of the reference, with the parts of a comparison that depend on it alone.
+    """One result of the reference, with the parts of a comparison that depend on the reference alone.
 
-    signal: the sum of squares. kept: which elements count, None if all: NaN, infinite and mask values do not. best: the
-    index of each row's largest element, if the result looks like scores of classes ([N, C] or [N, S, C]; maps have more
-    axes).
+    signal: the sum of squares. kept: the mask of counted elements, None if all: NaN, infinite and mask values are not
+    counted. best: the index of each row's largest element, if the result has the rank of class scores ([N, C] or
+    [N, S, C]; maps have more axes).
     """
 
     array: Array
@@ -271,14 +271,14 @@ class _Expected:
 
 
 Expected = tuple[dict[str, Any], list[_Expected]]
-"""A sample, and what the reference makes of it."""
+"""A sample, and the reference's results."""
 
 
 def fidelity_of(
     session: Any, samples: Sequence[Expected], classifications: frozenset[int], next_tokens: frozenset[int],
     embeddings: frozenset[int] = frozenset(),
 ) -> Fidelity:  # fmt: skip
-    """Signal to noise and top-1 agreement of a session's results with those of the reference."""
+    """Signal to noise and top-1 agreement of a session's results with the reference's."""
     tallies = [_Tally() for _ in samples[0][1]] if samples else []
     scores, vectors = TokenScores(), {i: PooledVectors() for i in embeddings}
     for feed, expected in samples:
@@ -302,13 +302,13 @@ def fidelity_of(
 
 
 def _energy(array: Array) -> float:
-    """The sum of squares, in float64 without a copy of the array in it."""
+    """The sum of squares, accumulated in float64 without a float64 copy of the array."""
     flat = array.reshape(-1)
     return float(np.einsum("i,i->", flat, flat, dtype=np.float64))
 
 
 class _Tally:
-    """Sums over samples for one output."""
+    """Accumulates the comparison of one output over samples."""
 
     def __init__(self) -> None:
         self.signal = self.noise = 0.0
@@ -340,7 +340,7 @@ class _Tally:
 
     @property
     def low_db(self) -> float:
-        """The ratio that nine of ten samples keep."""
+        """The signal to noise in dB that nine of ten samples reach."""
         least = _SILENT * self.signal / max(1, len(self.samples))
         ratios = sorted(_decibels(max(signal, least), noise) for signal, noise in self.samples)
         return ratios[int(len(ratios) * (1.0 - NINE_OF_TEN) + 1e-9)] if ratios else math.inf

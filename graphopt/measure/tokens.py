@@ -1,4 +1,4 @@
-"""Language models in the field's words: divergence of the next token's distribution, and perplexity of a text."""
+"""Fidelity of language models: divergence of the next token's distribution, and perplexity of a text."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from ..ir import Array, Model, TensorType
 from .classes import PRODUCTS
 
 ROWS = 64
-"""Positions whose scores are compared at a time: with a vocabulary of 250,000 tokens 64 MB. A bound on memory."""
+"""Positions compared at a time: with a vocabulary of 250,000 tokens 64 MB. A bound on memory."""
 
 
 def next_tokens(model: Model, classifications: Mapping[int, str]) -> frozenset[int]:
-    """The results that hold a score for each token of a vocabulary at each position, [B, S, V], by index."""
+    """The results with a score for each token of a vocabulary at each position, [B, S, V], by index."""
     return frozenset(
         index
         for index, op in classifications.items()
@@ -26,14 +26,14 @@ def next_tokens(model: Model, classifications: Mapping[int, str]) -> frozenset[i
 
 
 class TokenScores:
-    """Sums over the positions of all samples."""
+    """Accumulates divergence and likelihood over the positions of all samples."""
 
     def __init__(self) -> None:
         self.rows = self.predicted = 0
         self.diverged = self.before = self.after = 0.0
 
     def add(self, reference: Array, result: Array, feed: Mapping[str, Any]) -> None:
-        """Scores [B, S, V] of the reference and of a candidate on one feed; where they differ in shape, all is lost."""
+        """Add scores [B, S, V] of the reference and of a candidate on one feed; different shapes count as infinite."""
         if reference.size == 0:
             return
         if reference.shape != result.shape:
@@ -57,7 +57,7 @@ class TokenScores:
 
     @property
     def perplexity(self) -> tuple[float, float] | None:
-        """exp of the mean negative log-likelihood of the tokens that follow, before and after; None without tokens."""
+        """exp of the mean negative log-likelihood of the next tokens, by reference and candidate, or None."""
         if not self.predicted:
             return None
         most = 700.0  # exp of more overflows a double
@@ -66,7 +66,7 @@ class TokenScores:
 
 
 def _following(reference: Array, feed: Mapping[str, Any]) -> Array:
-    """The token that follows each position, int64 [B · S]; −1 where none does, or tokens are no input."""
+    """The next token of each position, int64 [B · S]; −1 at the end, or where tokens are no input."""
     rows, length, count = reference.shape
     none = np.full((rows, 1), -1)
     for name, value in feed.items():

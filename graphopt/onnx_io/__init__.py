@@ -1,4 +1,4 @@
-"""Lift ONNX files into the IR and emit them again. onnx and onnx-ir are imported at the first use."""
+"""Lifting of ONNX files into the IR, emission and saving. onnx and onnx-ir are imported at first use."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ __all__ = [
     "weight_bytes",
 ]  # fmt: skip
 
-# No file has the name of what it holds: importing a submodule puts it where its function is looked up.
+# No module has the name of a function in it: importing a submodule sets the attribute of that name.
 _HOMES = {
     "external_bytes": "size", "file_bytes": "size", "Emission": "lend", "emission": "lend", "lifted_from": "lend",
     "check": "checker", "infer_types": "inference", "load": "lift", "save": "saving",

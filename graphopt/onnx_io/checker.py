@@ -1,4 +1,4 @@
-"""ONNX's checker for models of any size: it sees the structure, the tensors are checked one by one."""
+"""ONNX's checker for models of any size: the structure is checked without weights, the tensors one by one."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ from .weights import constants_of
 def check(model: Model | onnx.ModelProto) -> None:
     """Raise ModelError, in one line, if the model is not valid ONNX or its types contradict each other.
 
-    Structure and attributes by `onnx.checker`, types by strict shape inference without the types the file declares for
-    intermediate values, each tensor's data by its length. An operator that its (standard) domain does not have is
-    invalid; operators of other domains, and those that onnxruntime adds to the standard one, are not looked into.
+    Structure and attributes are checked by `onnx.checker`, types by strict shape inference without the file's declared
+    types of intermediate values, each tensor's data by its length. An operator unknown to its (standard) domain is
+    invalid; operators of other domains, and those that onnxruntime adds to the standard one, are not checked.
     """
     if not isinstance(model, Model):
         model = load(model, infer=False)
@@ -31,7 +31,7 @@ def check(model: Model | onnx.ModelProto) -> None:
             info.type.CopyFrom(type_proto(port.type))
     for info in (*typed.graph.input, *typed.graph.output):
         if info.type.HasField("tensor_type"):
-            info.type.tensor_type.shape.SetInParent()  # the checker wants one, onnxruntime does not
+            info.type.tensor_type.shape.SetInParent()  # the checker requires a shape, onnxruntime does not
     try:
         onnx.checker.check_model(typed.SerializeToString())
         _infer(skeleton, model)
@@ -59,7 +59,7 @@ def _infer(skeleton: onnx.ModelProto, model: Model) -> None:
 
 
 def _set_aside_external(proto: onnx.ModelProto) -> None:
-    """Let weights whose data lies outside, where inference would look for it, be typed inputs."""
+    """Replace weights with external data, which inference would read, by typed inputs."""
     outside = [t for t in proto.graph.initializer if t.data_location == onnx.TensorProto.EXTERNAL]
     inside = [t for t in proto.graph.initializer if t.data_location != onnx.TensorProto.EXTERNAL]
     known = {value.name for value in proto.graph.input}
@@ -73,7 +73,7 @@ def _set_aside_external(proto: onnx.ModelProto) -> None:
 
 
 def _set_aside_contrib(proto: onnx.ModelProto) -> None:
-    """Name onnxruntime's operators in ONNX's own domain by onnxruntime's, where the checker lets them be."""
+    """Move onnxruntime's operators in ONNX's own domain to onnxruntime's domain, which the checker ignores."""
     found = [node for node in proto.graph.node if not node.domain and node.op_type in DEFAULT_DOMAIN]
     for node in found:
         node.domain = "com.microsoft"

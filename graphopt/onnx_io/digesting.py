@@ -1,4 +1,4 @@
-"""A file that computes the digest of its content while it is written."""
+"""A file wrapper that computes the digest of the written content."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ CHUNK = 1 << 24
 
 
 class DigestingFile:
-    """Counts the written bytes and, where that is wanted, digests them, so that a file can be named by its content."""
+    """Counts the written bytes and optionally digests them, so that a file can be named by its content."""
 
     def __init__(self, file: BinaryIO, digests: bool = True) -> None:
         self.file, self.position, self.digests = file, 0, digests

@@ -1,4 +1,4 @@
-"""Emit: the IR becomes an ONNX file again. The same model gives the same bytes."""
+"""Emission of the IR as ONNX. The same model gives the same bytes."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 
 def to_proto(model: Model) -> onnx.ModelProto:
-    """The model as a proto. External tensors that nobody touched stay external, relative to `model.folder`."""
+    """The model as a proto. Unchanged external tensors stay external, relative to `model.folder`."""
     return Emitter(model).model()
 
 

@@ -1,4 +1,4 @@
-"""Files and names that people give for an ONNX model, named for what they are."""
+"""Recognition of files and names that users pass instead of an ONNX model, for error messages."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _HUB = re.compile(r"[\w.-]+/[\w.-]+")
 
 
 def kind_of_path(path: str) -> str:
-    """What a path that names no file was meant for: a URL, an id of a model hub; "" where nothing speaks for either."""
+    """What a path that names no file probably is: a URL, or an id of a model hub; "" for neither."""
     if re.match(r"[a-zA-Z][a-zA-Z0-9+.-]+://", path):
         return "a URL: download the file first"
     folder = os.path.dirname(path)
@@ -37,7 +37,7 @@ def kind_of_path(path: str) -> str:
 
 
 def kind_of_data(data: bytes, path: str = "") -> str:
-    """What the bytes of a file are, by their first bytes, then by the file's name; "" where they may be ONNX."""
+    """The format of a file, by its first bytes, then by its name; "" if the file may be ONNX."""
     if data.startswith(b"version https://git-lfs"):
         return "a pointer of git-LFS, not the file itself: run `git lfs pull`"
     if data[4:8] == b"TFL3":

@@ -1,4 +1,4 @@
-"""Writes graphs as protos: nodes, constants, results and their descriptions, under names born here."""
+"""Writes graphs as protos: nodes, constants, results and their descriptions; assigns all names."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from .parts.tensors import describe, external_source, write_tensor
 
 _FIRST_WITH_CONSTANT_INITIALIZERS = 4  # the IR version from which initializers need not be inputs (IR.md)
 SKELETON_ELEMENTS = 1024
-"""Elements of the largest constant that a skeleton keeps: the operands that shapes depend on are far shorter."""
+"""Elements of the largest constant that a skeleton keeps: operands that shapes depend on are far smaller."""
 
 Store = Callable[[onnx.TensorProto, Constant, str], None]
 """Fills the `TensorProto` of an initializer, from its constant and name."""
@@ -40,7 +40,7 @@ class GraphWriter:
         self.skeleton = form.skeleton
         self.names = Names(model.graph)
         self.opsets = model.opsets
-        self.head: list[onnx.NodeProto] = []  # Constant nodes that precede everything
+        self.head: list[onnx.NodeProto] = []  # Constant nodes that precede all other nodes
         self.order: list[Value] = []  # constants in the order of their first use
         self.as_inputs: Mapping[str, int] = {}
         self.old = root is not None and 0 < model.ir_version < _FIRST_WITH_CONSTANT_INITIALIZERS
@@ -92,7 +92,7 @@ class GraphWriter:
             proto.value_info.extend(infos)
 
     def nested(self, graph: Graph, proto: onnx.GraphProto) -> None:
-        """Write a graph that is an attribute of a node, with the constants that nothing outside of it reads."""
+        """Write a graph that is an attribute of a node, with the constants that only this graph reads."""
         for value in graph.inputs:
             self.names.define(value, value.name or "input")
         before = len(self.order)
@@ -121,9 +121,9 @@ class GraphWriter:
         return body
 
     def _results(self, graph: Graph, body: list[onnx.NodeProto], infos: list[onnx.ValueInfoProto]) -> list[str]:
-        """Write the nodes of a graph, and copies of results that ONNX lets no graph return; returns the names."""
+        """Write the nodes of a graph, with copies of results that ONNX forbids a graph to return; returns the names."""
         root = graph is self.source.graph
-        given: dict[Value, str] = {}  # results that carry their port's name themselves
+        given: dict[Value, str] = {}  # results that are named by their port
         names: list[str] = []
         late: list[tuple[Value, str]] = []
         for value, port in zip(graph.outputs, graph.ports, strict=True):
@@ -209,7 +209,7 @@ class GraphWriter:
         return proto
 
     def _infos(self, node: Node, infos: list[onnx.ValueInfoProto], foreign: bool) -> None:
-        """Declare the types that ONNX cannot infer, and values with a doc string or metadata."""
+        """Declare values whose types ONNX cannot infer, or with a doc string or metadata."""
         if foreign:
             foreign = FunctionId(node.domain, node.op_type, node.overload) not in self.form.functions
         for value in node.outputs:
@@ -253,9 +253,9 @@ class GraphWriter:
         self._initializer(proto, constant, name)
 
     def _constants_inside(self, graph: Graph, proto: onnx.GraphProto, before: int) -> list[onnx.NodeProto]:
-        """Write the constants met since `before` that only this nested graph reads; returns those that must be nodes.
+        """Write the constants after number `before` that only this graph reads; returns those that must be nodes.
 
-        onnxruntime looks for some operands, such as codes that are dequantized, in the graph of their reader only.
+        onnxruntime searches some operands, such as codes to dequantize, only in the graph of their reader.
         """
         nodes: list[onnx.NodeProto] = []
         if self.skeleton:
@@ -305,7 +305,7 @@ class GraphWriter:
     # -- descriptions
 
     def _annotations(self, extras: GraphExtras, proto: onnx.GraphProto) -> None:
-        """Copy the quantization annotations; constants that only they name are written too."""
+        """Copy the quantization annotations, and write constants that only annotations name."""
         for name, constant in extras.pinned.items():
             if name not in self.names.of.values() and self.root_proto is not None:
                 self.names.fresh(name)
@@ -325,7 +325,7 @@ class GraphWriter:
             write_metadata(info.metadata_props, value.metadata)
 
     def _result_info(self, info: onnx.ValueInfoProto, name: str, port: Port, value: Value, graph: Graph) -> None:
-        """Describe a result. A type that the file did not declare is added at the root only, where ONNX demands one."""
+        """Describe a result. A type that the file did not declare is added at the root only: ONNX requires it."""
         info.name = name
         if self.skeleton:
             _write_type(info, name, value.type if value.producer is None else None, None)

@@ -1,4 +1,4 @@
-"""Types for a whole model, from ONNX's own shape inference over a skeleton that holds no weights."""
+"""Types for a whole model, from ONNX's own shape inference over a skeleton without weights."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from .emit import Emitter
 from .parts.stand_ins import put_stand_ins
 
 _MADE_UP = "unk__"
-"""How names begin that ONNX's inference gives to sizes it does not know."""
+"""The prefix of names that ONNX's inference makes up for unknown sizes."""
 
 
 def infer_types(model: Model) -> bool:
@@ -36,8 +36,8 @@ def infer_types(model: Model) -> bool:
 
 
 def _infer_behind_contrib(model: Model) -> None:
-    """Types from the first of onnxruntime's own operators on, which ONNX's inference leaves untyped; behind them it
-    makes up a name where a size, such as the number of sizes that Shape gives, follows from theirs."""
+    """Infer types downstream of onnxruntime's own operators, whose results ONNX's inference leaves untyped; it also
+    makes up a name for a size that depends on their types, such as the number of elements of a Shape."""
     for graph in model.graph.graphs():
         is_behind = False
         for node in graph:

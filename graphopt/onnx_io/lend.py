@@ -1,4 +1,4 @@
-"""Emission of models for sessions in this process: weights stay in memory, outside of the proto."""
+"""Emission of models for sessions in this process: weights stay in memory, outside the proto ("lent" weights)."""
 
 from __future__ import annotations
 
@@ -23,18 +23,18 @@ from .weights import is_large
 PROTO_LIMIT = (1 << 31) - (1 << 24)
 """Bytes of weights that a protobuf may hold: its 2 GiB, less room for the structure."""
 LEAST = 1 << 10
-"""Bytes of the smallest tensor that is lent; below are shapes and scalars, which shape inference reads."""
+"""Bytes of the smallest lent tensor; smaller ones are shapes and scalars, which shape inference reads."""
 
 
 class Lender:
     """The `store` of an `Emitter` that keeps large tensors, by name, in `lent`; the proto only describes them.
 
-    A proto with its weights is copied four times on its way into a session; each copy costs more than its bytes, since
-    the system maps fresh memory page by page.
+    Opening a session copies a proto with its weights four times; each copy costs more than its bytes, since the system
+    maps fresh memory page by page.
     """
 
     def __init__(self, *, packed: bool = True) -> None:
-        """packed: also weights of fewer than 8 bits, which a session takes from files alone."""
+        """packed: lend also weights of fewer than 8 bits, which a session takes only from files."""
         self.lent: dict[str, Array] = {}
         self._packed = packed
 
@@ -51,15 +51,15 @@ class Lender:
 
 
 def lent_emission(model: Model, *, packed: bool = True) -> Emission:
-    """The model as ONNX for a session in this process: `Lender` keeps its large weights where they lie."""
+    """The model as ONNX for a session in this process, with large weights lent by a `Lender`, uncopied."""
     lender = Lender(packed=packed)
     emitted = _reading_halves(model) if is_large(model) else model
     return Emission(Emitter(emitted, store=lender.store, store_inside=write_tensor).model(), lender.lent)
 
 
 def _reading_halves(model: Model) -> Model:
-    """The model with weights of float16 on disk read by a Cast right before each reader: widened, all of them would be
-    in memory at once."""
+    """The model with a Cast of each float16 weight on disk right before its reader: all of them, widened at once, would
+    be in memory together."""
     if not any(_half_of(value) for node in model.graph.walk() for value in node.inputs):
         return model
     copy = clone_model(model)
@@ -75,7 +75,7 @@ def _reading_halves(model: Model) -> Model:
 
 
 def _half_of(value: Value | None) -> Constant | None:
-    """The constant of float16 on disk that a constant value has the elements of, None where it is no such."""
+    """The float16 constant on disk behind a widened constant value; None for any other value."""
     half = None if value is None or value.constant is None else value.constant.half
     return None if half is None or external_source(half) is None else half
 
@@ -83,11 +83,11 @@ def _half_of(value: Value | None) -> Constant | None:
 def on_disk(
     proto: onnx.ModelProto, lent: Mapping[str, Array], folder: str
 ) -> tuple[onnx.ModelProto, dict[str, Array], str]:
-    """The model for a session that maps all weights that lie on disk, in its folder or in a `Spool`, which onnxruntime
-    would copy where they are lent; those that are still lent; and the folder that the locations are relative to."""
+    """The model with locations of all weights on disk, in its folder or in a `Spool`, which a session then maps, as it
+    would copy lent ones; the weights that are still lent; and the folder to which the locations are relative."""
     placed, left = onnx.ModelProto(), dict[str, Array]()
     placed.CopyFrom(proto)
-    root = os.path.abspath(os.sep)  # onnxruntime refuses data outside of the folder it is told
+    root = os.path.abspath(os.sep)  # onnxruntime refuses data outside its configured folder
     for tensor in initializers_of(placed.graph):
         if tensor.data_location != onnx.TensorProto.EXTERNAL:
             continue
@@ -107,13 +107,13 @@ def on_disk(
 
 @dataclass(slots=True)
 class Emission:
-    """A model as ONNX. lent: its large weights, by name, which the proto only describes; none where it holds them."""
+    """A model as ONNX. lent: large weights by name, which the proto only describes; empty if it holds all weights."""
 
     proto: onnx.ModelProto
     lent: Mapping[str, Array] = field(default_factory=dict)
 
     def whole(self) -> onnx.ModelProto:
-        """The proto with all weights in it; from now on it holds them. ModelError where they exceed 2 GB."""
+        """Move the lent weights into the proto and return it. ModelError where they exceed 2 GB."""
         if sum(array.nbytes for array in self.lent.values()) >= PROTO_LIMIT:
             raise ModelError("the model exceeds protobuf's 2 GB: save it, its data will lie beside the file")
         if self.lent:
@@ -122,8 +122,8 @@ class Emission:
 
 
 def emission(model: Model) -> Emission:
-    """The model as ONNX; weights that were read apart, and new ones of such a model or of a large one, stay outside of
-    the proto."""
+    """The model as ONNX; weights read apart (`read_apart`), and new weights of such a model or of a large one, stay
+    outside the proto."""
     source = lifted_from(model)
     if not is_large(model) and (source is None or not source.lent):
         return Emission(to_proto(model))
@@ -142,14 +142,14 @@ def emission(model: Model) -> Emission:
 
 
 def lifted_from(model: Model) -> Emission | None:
-    """What a model was lifted from, not to be edited; None for models that come from elsewhere."""
+    """The proto and weights that a model was lifted from, read-only; None for models from elsewhere."""
     if not isinstance(model.raw, ModelExtras) or model.raw.proto is None:
         return None
     return Emission(model.raw.proto, model.raw.lent)
 
 
 def _lendable_array(constant: Constant) -> Array | None:
-    """The elements of a constant that is lent; None where the proto holds them."""
+    """The elements of a constant to lend; None where the proto holds them."""
     source = constant.source
     if isinstance(source, ProtoSource):
         return source.lent
@@ -158,27 +158,27 @@ def _lendable_array(constant: Constant) -> Array | None:
 
 
 def _elements(constant: Constant) -> Array:
-    """The elements in memory; those of fewer than 8 bits packed, which only a session that maps them takes."""
+    """The elements in memory; types below 8 bits packed, which only a session that maps files takes."""
     source = constant.source
     return source.packed if isinstance(source, PackedSource) else np.ascontiguousarray(constant.array())
 
 
 _CHUNK = 1 << 24
-"""Bytes compared at a time: a comparison of arrays makes one of its own."""
+"""Bytes compared at a time: a comparison of arrays allocates a result array."""
 _SAMPLED = 64
-"""Bytes, spread over a tensor, that tell it from most others of its size."""
+"""Sampled bytes of a tensor, which distinguish it from most others of its size."""
 
 
 class WeightPool:
-    """Weights by content: one array stands for all equal ones, of one model or of several."""
+    """Deduplicates weights by content: one array for all equal weights, of one model or of several."""
 
     def __init__(self) -> None:
         self._known: dict[tuple[str, tuple[int, ...], bytes], list[Array]] = {}
         self._named: dict[str, tuple[onnx.TensorProto, Array]] = {}
 
     def lend(self, proto: onnx.ModelProto) -> tuple[onnx.ModelProto, dict[str, Array]]:
-        """A copy of the proto that only describes its large weights, and these by name; the proto itself where it has
-        few."""
+        """A copy of the proto that only describes its large weights, and these weights by name; the proto itself where
+        large weights are few."""
         large = {tensor.name for tensor in proto.graph.initializer if _is_lendable(tensor)}
         sizes = (prod(t.dims) * DType(t.data_type).bits // 8 for t in proto.graph.initializer if t.name in large)
         if sum(sizes) < WORTH:
@@ -201,14 +201,14 @@ class WeightPool:
 
     def _kept(self, tensor: onnx.TensorProto) -> Array:
         named = self._named.get(tensor.name)
-        if named is not None and named[0] == tensor:  # compared where they lie: to read the data would copy it
+        if named is not None and named[0] == tensor:  # compares in place: reading the data would copy it
             return named[1]
         array = self._equal(np.frombuffer(tensor.raw_data, DType(tensor.data_type).numpy).reshape(tuple(tensor.dims)))
         self._named.setdefault(tensor.name, (tensor, array))
         return array
 
     def adopt(self, lent: Mapping[str, Array]) -> dict[str, Array]:
-        """These weights, each as the array that stands for its equals."""
+        """The weights, each replaced by the pool's array of equal content."""
         return {name: self._equal(array) for name, array in lent.items()}
 
     def _equal(self, array: Array) -> Array:

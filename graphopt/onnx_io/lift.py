@@ -1,4 +1,4 @@
-"""Lift: an ONNX file becomes the IR. Nothing is lost; weights are not copied."""
+"""Lifting of ONNX files into the IR, without loss and without copying weights."""
 
 from __future__ import annotations
 
@@ -30,14 +30,14 @@ _FIRST_WITH_OPSETS = 3  # the IR version from which models import operator sets 
 def load(source: ModelSource, *, infer: bool = True, folder: str = "") -> Model:
     """The IR of a model.
 
-    `source` is a path, bytes, an `onnx.ModelProto` or an `onnx_ir.Model`; `folder` is where external data lies if the
-    source is not a path (the current directory by default). A proto is not copied: do not edit it afterwards. With
-    `infer`, types come from ONNX's shape inference, and from the file's declarations where ONNX has no schema of an
-    operator; without, from the declarations only. ModelError, in one line, for a model that is not valid.
+    `source` is a path, bytes, an `onnx.ModelProto` or an `onnx_ir.Model`; `folder`: of external data if the source is
+    not a path (the current directory by default). A proto is not copied: do not edit it afterwards. With `infer`, types
+    come from ONNX's shape inference, and from the file's declarations where ONNX has no schema of an operator; without
+    it, from the declarations only. ModelError, in one line, for an invalid model.
     """
     proto, path, lent = read_lent(source)
     if path:
-        path = os.path.abspath(path)  # the current directory may be another when data is read
+        path = os.path.abspath(path)  # the current directory may change before data is read
         folder = os.path.dirname(path)
     elif is_onnx_ir(source):
         folder = folder or _base_folder(source)
@@ -54,11 +54,11 @@ def load(source: ModelSource, *, infer: bool = True, folder: str = "") -> Model:
 
 
 class _Unsorted(Exception):
-    """A node reads a value that is not defined yet: the file is not sorted, or not valid."""
+    """Raised where a node reads a value not yet defined: the file is unsorted or invalid."""
 
 
 def _base_folder(model: onnx_ir.Model) -> str:
-    """The folder that locations of an `onnx_ir.Model`'s external tensors are relative to."""
+    """The folder to which locations of an `onnx_ir.Model`'s external tensors are relative."""
     for graph in model.graphs():
         for value in graph.initializers.values():
             base = getattr(value.const_value, "base_dir", None)
@@ -111,7 +111,7 @@ def _lift_function(
 
 
 def read_opsets(imports: Iterable[onnx.OperatorSetIdProto]) -> dict[str, int]:
-    """Versions by domain; of a domain that is imported twice the last counts, as in onnx and onnxruntime."""
+    """Versions by domain; of a domain imported twice, the last import counts, as in onnx and onnxruntime."""
     return {_domain(entry.domain): entry.version for entry in imports}
 
 
@@ -124,7 +124,7 @@ class _Lifter:
 
     def __init__(self, opsets: Mapping[str, int], files: DataFiles, ordered: bool, all_constant: bool) -> None:
         self.opsets, self.files, self.ordered, self.all_constant = opsets, files, ordered, all_constant
-        self.names: dict[str, Value] = {}  # the value that each name stands for, at the current node
+        self.names: dict[str, Value] = {}  # the value of each name at the current node
         self.origins: dict[str, int] = {}
         self.pinned: set[str] = set()
         self.lent: Mapping[str, Array] = {}
@@ -393,7 +393,7 @@ def read_type(proto: onnx.TypeProto, place: str) -> Type | None:
 
 
 def _denotes(proto: onnx.TypeProto) -> bool:
-    """The proto has more than the IR keeps of a type: a denotation, or its own spelling of an unknown size."""
+    """Whether the proto has more of a type than the IR keeps: a denotation, or a spelling of an unknown size."""
     if proto.denotation:
         return True
     return any(d.denotation or d.dim_value < 0 or d.dim_param == "?" for d in proto.tensor_type.shape.dim)

@@ -1,4 +1,4 @@
-"""Unique names for emission: a value keeps its own name where that is free, and gets a fresh one otherwise."""
+"""Unique names for emission: a value keeps its own name if that is free, else it gets a fresh one."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ class Names:
         return name
 
     def of_node(self, node: Node) -> str:
-        """The name of a node: its own if it is of the original model, a unique one if a pass made it."""
+        """The name of a node: its own if it stems from the original model, a unique one if a pass created it."""
         if not node.made_by or not node.name:
             return node.name
         name, n = node.name, 0
@@ -58,7 +58,7 @@ class Names:
         return name
 
     def fresh(self, wish: str, exact: bool = True) -> str:
-        """A free name: the wish itself if `exact` and free, else the wish with a number."""
+        """A free name: `wish` itself if `exact` and free, else `wish` with a number."""
         taken = self._taken
         if exact and wish not in taken:
             taken.add(wish)

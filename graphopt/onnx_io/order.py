@@ -1,4 +1,4 @@
-"""Execution order for files whose nodes are not sorted."""
+"""Topological sorting of files whose nodes are not in execution order."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def in_order(nodes: Iterable[onnx.NodeProto], place: str) -> list[onnx.NodeProto
 
 
 def reads(node: onnx.NodeProto) -> set[str]:
-    """The names that a node reads, itself or by captures of its nested graphs."""
+    """The names that a node reads, by its inputs or by captures of its nested graphs."""
     names = {name for name in node.input if name}
     for attribute in node.attribute:
         if attribute.HasField("g"):
@@ -58,7 +58,7 @@ def _captured(graph: onnx.GraphProto) -> set[str]:
 
 
 def _on_cycle(nodes: list[onnx.NodeProto], producer: dict[str, int], waits: list[int]) -> str:
-    """A node on a cycle: walk back from any waiting node until one comes twice."""
+    """A node on a cycle: walk back from any waiting node until a node repeats."""
     i = next(i for i, count in enumerate(waits) if count)
     seen: set[int] = set()
     while i not in seen:

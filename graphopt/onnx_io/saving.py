@@ -1,4 +1,4 @@
-"""Write a model to disk, with its weights beside it where the format or the caller demands that."""
+"""Saving of a model, with its weights in a file beside it where the format or the caller requires it."""
 
 from __future__ import annotations
 
@@ -31,20 +31,20 @@ from .weights import constants_of, is_large
 
 _EXTERNAL_BYTES = 1024  # smaller tensors stay in the file: shape inference reads some of them
 _PAGE_FROM, _PAGE, _LINE = 1 << 20, 4096, 64
-"""Bytes from which a tensor of the data file is aligned to pages, so that it can be mapped; to cache lines below."""
+"""Bytes from which a tensor in the data file is aligned to pages, so that it can be mapped; smaller ones are aligned to
+cache lines."""
 
 
 def save(model: Model | onnx.ModelProto | Emission, path: str | Path, *, external: bool | None = None) -> None:
     """Write a model so that a reader, at any moment, finds the old model whole or the new one.
 
     `external`: True puts tensors of 1 KB and more into `<name>.data` beside the file, False puts everything into the
-    file, None does the former only where the file would exceed protobuf's 2 GB, or weights of 1 MB and more took the
-    place of external ones. Tensors that came from an external file
-    and were not touched stay external; in the folder they came from, the file they are in is referred to and not
-    copied. Data is streamed: memory does not grow with it.
+    file, None acts as True only if the file would exceed protobuf's 2 GB, or weights of 1 MB and more replaced external
+    ones. Unchanged tensors of an external file stay external; saved to the same folder, the model refers to that file
+    without a copy. Data is streamed: memory does not grow with it.
 
-    The data file takes its canonical name only where that breaks no model: if one is there that the model at `path`
-    does not own, the new one is named by its content, `<name>.<digest>.data`. OutputError if the file cannot be
+    The data file takes its canonical name only if that breaks no model: if a file of that name exists that the model at
+    `path` does not own, the new one is named by its content, `<name>.<digest>.data`. OutputError if the file cannot be
     written; ModelError if the model's own data cannot be read.
     """
     path = os.fspath(path)
@@ -64,13 +64,12 @@ def save(model: Model | onnx.ModelProto | Emission, path: str | Path, *, externa
 
 
 def lies_outside(model: Model) -> bool:
-    """Whether a model is written with data beside its file unless the caller says otherwise: some of it lies outside,
-    or did in the file that it comes from, or it is large."""
+    """Whether a model is by default saved with a data file: it has or had external data, or is large."""
     return external_bytes(model) > 0 or is_large(model) or _was_external(model)
 
 
 def _was_external(model: Model) -> bool:
-    """Whether a model has new weights in place of some that lay outside of its file."""
+    """Whether new weights of a model replace external ones."""
     source = lifted_from(model)
     if source is None or not _has_external(source):
         return False
@@ -100,10 +99,10 @@ def _save(model: Model, path: str, external: bool | None) -> None:
 
 
 def _replace_pair(model: Model, proto: onnx.ModelProto, data: _Data, path: str, canonical: str) -> None:
-    """Replace a model whose data file has the name that the new one wants.
+    """Replace a model whose data file has the canonical name of the new data file.
 
-    Two files cannot be renamed at once. So the new data gets a name of its own, and the model is switched to it; only
-    then, when nothing refers to the old data, the new data takes the canonical name, and the model is switched again.
+    Two files cannot be renamed at once. So the new data gets a temporary name, and the model is switched to it; only
+    then, with the old data unreferenced, the new data takes the canonical name, and the model is switched again.
     """
     name = os.path.basename(canonical)
     is_owned = name in _locations_at(path) and not _is_source(model, path) and name not in _locations(proto)
@@ -115,7 +114,7 @@ def _replace_pair(model: Model, proto: onnx.ModelProto, data: _Data, path: str, 
     link = beside_name(canonical)
     try:
         os.link(unique, link)
-    except OSError:  # no hard links on this file system: the pair is whole as it is
+    except OSError:  # no hard links on this file system: the pair is consistent as it is
         return
     os.replace(link, canonical)
     sync_folder(canonical)
@@ -130,7 +129,7 @@ class _Data:
     """The tensors of the data file by name, and their offsets; names are unique, also in nested graphs."""
 
     external: bool | None
-    in_place: bool  # the model is saved where its external data lies
+    in_place: bool  # the model is saved to the folder of its external data
     tensors: dict[str, tuple[Constant, int]] = field(default_factory=dict)
     places: dict[Constant, int] = field(default_factory=dict)
     size: int = 0
@@ -213,7 +212,7 @@ def _has_external(model: Emission) -> bool:
 
 
 def _locations(proto: onnx.ModelProto) -> set[str]:
-    """The external files that the initializers of a model refer to."""
+    """The external files to which a model's initializers refer."""
     tensors = initializers_of(proto.graph)
     return {entry.value for t in tensors if t.external_data for entry in t.external_data if entry.key == "location"}
 

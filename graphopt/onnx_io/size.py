@@ -1,4 +1,4 @@
-"""The size of a model as a file, and its constants."""
+"""File sizes of models and of their constants."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ _SMALL = 4096  # elements; protobuf computes a size by serialising, which is che
 
 
 def file_bytes(model: Model, form: ModelSource | Emission | None = None) -> int:
-    """Bytes a model takes, external data included, each external tensor once.
+    """Bytes of a model as a file, external data included, each external tensor once.
 
-    `form` is the same model as a path, bytes, proto or emission, if there is one: that saves emitting the model.
+    `form`: the same model as a path, bytes, proto or emission, if available, which saves emitting the model.
     """
     external = external_bytes(model)
     if isinstance(form, (str, os.PathLike)):
@@ -35,8 +35,8 @@ def file_bytes(model: Model, form: ModelSource | Emission | None = None) -> int:
 
 
 def proto_bytes(proto: onnx.ModelProto, lent: Container[str] = ()) -> int:
-    """`proto.ByteSize()`, without serialising the large tensors of the root graph. lent: names of those that the proto
-    only describes, and that count as if it held them."""
+    """`proto.ByteSize()`, without serializing the large tensors of the root graph. lent: names of tensors that the
+    proto only describes, counted as if it held them."""
     rest = onnx.ModelProto()
     for field, value in proto.ListFields():
         if field.name != "graph":
@@ -61,7 +61,7 @@ def _set(message: Any, name: str, value: Any) -> None:
 
 
 def _tensor_bytes(tensor: onnx.TensorProto, is_lent: bool) -> int:
-    """The serialized size of a tensor, computed without its data where that is large."""
+    """The serialized size of a tensor, computed without its data if the data is large."""
     size = prod(tensor.dims)
     if not is_lent and (size <= _SMALL or not tensor.HasField("raw_data")):
         return int(tensor.ByteSize())
@@ -84,5 +84,5 @@ def _framed(size: int) -> int:
 
 
 def external_bytes(model: Model) -> int:
-    """Bytes that the model's constants take in other files, each constant once."""
+    """Bytes of the model's constants in other files, each constant once."""
     return sum(c.nbytes for c in constants_of(model) if external_source(c) is not None)

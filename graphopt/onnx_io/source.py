@@ -1,4 +1,4 @@
-"""Models as callers give them, read as a `ModelProto`."""
+"""Reading of models in all forms that callers may pass, as a `ModelProto`."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ if TYPE_CHECKING:
     import onnx_ir
 
 ModelSource: TypeAlias = "str | os.PathLike[str] | bytes | onnx.ModelProto | onnx_ir.Model"
-"""The forms in which a caller gives a model."""
+"""The forms in which a caller may pass a model."""
 
 
 def read_proto(source: ModelSource) -> tuple[onnx.ModelProto, str]:
-    """The proto (shared if it was one) and the path it was read from, "" if there is none."""
+    """The proto (not copied if the source is one), and the path of a file, else ""."""
     if isinstance(source, onnx.ModelProto):
         return source, ""
     if is_onnx_ir(source):
@@ -39,7 +39,7 @@ def read_proto(source: ModelSource) -> tuple[onnx.ModelProto, str]:
 
 
 def read_lent(source: ModelSource) -> tuple[onnx.ModelProto, str, Mapping[str, Array]]:
-    """The proto, the path it was read from, and the large weights that it only describes, by name."""
+    """The proto, the path of a file, else "", and the large weights that the proto only describes, by name."""
     if isinstance(source, (str, os.PathLike)):
         path = os.fspath(source)
         apart = read_apart(path)
@@ -49,7 +49,7 @@ def read_lent(source: ModelSource) -> tuple[onnx.ModelProto, str, Mapping[str, A
 
 
 def is_onnx_ir(source: Any) -> TypeGuard[onnx_ir.Model]:
-    """Whether a model is one of onnx-ir, which takes half a second to import: whoever has such a model has paid."""
+    """Whether a model is an `onnx_ir.Model`, without importing onnx_ir: a caller who has one has imported it."""
     known = sys.modules.get("onnx_ir")
     return known is not None and isinstance(source, known.Model)
 
@@ -69,7 +69,7 @@ def _read(path: str) -> bytes:
 
 
 def parse(data: bytes, what: str, path: str = "") -> onnx.ModelProto:
-    """Parse a serialized model; ModelError, which says what else it is, if it is not one."""
+    """Parse a serialized model; ModelError, naming the recognized format, if it is not ONNX."""
     if not data:
         raise ModelError(f"{what} is empty, expected an ONNX model")
     try:

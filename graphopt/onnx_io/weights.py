@@ -1,4 +1,4 @@
-"""The constants of a model, and whether they are too large to be copied."""
+"""The constants of a model, their bytes, and whether they are too large to copy."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from .parts.extras import ModelExtras
 
 
 def is_large(model: Model) -> bool:
-    """Whether the weights of a model, or of the one that it was made of, are too large to be copied: sessions on a
-    quantized model unpack its weights to what they were."""
+    """Whether the weights of a model, or of its original, are too large to copy: sessions on a quantized model unpack
+    its weights to the original's size."""
     if weight_bytes(model) > LARGE:
         return True
     source = model.raw.proto if isinstance(model.raw, ModelExtras) else None

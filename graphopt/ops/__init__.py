@@ -1,4 +1,4 @@
-"""Facts about operators, from ONNX's own schemas and shape inference wherever those have them."""
+"""Facts about operators, taken from ONNX's own schemas and shape inference wherever possible."""
 
 from .contrib import DEFAULT_DOMAIN, has_contrib_types
 from .inference import infer, update_types

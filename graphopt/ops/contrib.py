@@ -1,8 +1,7 @@
 """Types of the results of onnxruntime's own operators, for which ONNX has no schema.
 
 Source: the shape inference of onnxruntime's contrib operators (docs/ContribOperators.md of its repository), for those
-that language models and quantized files hold. Unknown sizes stay unknown; an operator that is not here passes through
-untyped.
+that language models and quantized files contain. Unknown sizes stay unknown; results of other operators stay untyped.
 """
 
 from __future__ import annotations
@@ -12,8 +11,8 @@ from collections.abc import Callable, Mapping
 from ..ir import Dim, DType, Node, TensorType, Type
 
 DEFAULT_DOMAIN = frozenset(("SimplifiedLayerNormalization",))
-"""Operators that onnxruntime registers in ONNX's own domain, where exporters for it write them. It has others there
-of ONNX's first versions, which nothing writes any more."""
+"""Operators that onnxruntime registers in ONNX's own domain, and that exporters for onnxruntime write there. Others, of
+ONNX's first versions, are no longer written."""
 
 _Types = tuple["Type | None", ...]
 _Shape = tuple[Dim, ...] | None
@@ -30,7 +29,7 @@ def contrib_types(node: Node) -> _Types | None:
 
 
 def has_contrib_types(node: Node) -> bool:
-    """`contrib_types` knows the operator."""
+    """Whether `contrib_types` knows the operator."""
     return node.op in _TABLE
 
 
@@ -132,7 +131,7 @@ def _one_size(one: Dim, other: Dim) -> Dim:
 
 
 def _concat(node: Node, scale: TensorType) -> _Types:
-    """Codes side by side: scale and zero point of the result, then those triples."""
+    """Concat of codes: scale and zero point of the result, then (codes, scale, zero point) of each part."""
     parts, first = [_shape(node, slot) for slot in range(2, len(node.inputs), 3)], _tensor(node, 2)
     if first is None:
         return (None,)
@@ -146,7 +145,7 @@ def _concat(node: Node, scale: TensorType) -> _Types:
 
 
 def _pool(node: Node, x: TensorType) -> _Types:
-    """An image of as many channels, of one pixel where the pool is global."""
+    """An image with the input's channels, of one pixel where the pool is global."""
     if x.shape is None or len(x.shape) < 3:
         return (x,)
     inside = slice(1, -1) if node.attrs.get("channels_last") else slice(2, None)
@@ -157,7 +156,7 @@ def _pool(node: Node, x: TensorType) -> _Types:
 
 
 def _gemm(node: Node, a: TensorType) -> _Types:
-    """[M, N], of codes where there is a zero point for them."""
+    """[M, N], codes if the result has a zero point, else float32."""
     zero, b = _tensor(node, 8), _shape(node, 3)
     rows, columns = (None if s is None or len(s) != 2 else s for s in (a.shape, b))
     m = None if rows is None else rows[1 if node.attrs.get("transA") else 0]

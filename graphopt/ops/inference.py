@@ -15,10 +15,10 @@ if TYPE_CHECKING:
     import onnx
 
 _SHAPE_DATA, _SCALE_DATA = 1024, 16
-"""Elements of the largest integer and float operands that shapes are inferred from; one element an axis is the rule."""
+"""Elements of the largest integer and float operands that shape inference reads; usually one element for each axis."""
 _BY_SCALE = frozenset(("Resize", "Upsample", "Range"))  # the operators that compute shapes from floats
 _CACHED = 8192
-"""Nodes whose types are kept; then the cache starts anew."""
+"""The most nodes whose types are cached; beyond, the cache is cleared."""
 _SAME_TYPE = frozenset(
     (
         "Identity", "Relu", "Sigmoid", "Tanh", "Erf", "Sqrt", "Exp", "Log", "Neg", "Abs", "Softmax", "LeakyRelu",
@@ -29,7 +29,7 @@ _SAME_SHAPE: Mapping[str, DType | None] = {
     "ai.onnx.ml::Scaler": DType.FLOAT, "ai.onnx.ml::Normalizer": DType.FLOAT, "ai.onnx.ml::Imputer": None,
     "ai.onnx.ml::Binarizer": None,
 }  # fmt: skip
-"""Operators whose results ONNX leaves untyped, by the element type of the result; None for that of the operand."""
+"""Operators whose results ONNX leaves untyped, by the result's element type; None for the operand's."""
 
 
 def infer(node: Node, opsets: Mapping[str, int] | None = None) -> tuple[Type | None, ...]:
@@ -55,7 +55,7 @@ def infer(node: Node, opsets: Mapping[str, int] | None = None) -> tuple[Type | N
 
 
 def _reshape_type(node: Node) -> Type | None:
-    """ONNX computes the size at -1 from numbers only; here symbolic sizes cancel too."""
+    """The type of a Reshape. ONNX computes the size at -1 from numbers only; here symbolic sizes cancel, too."""
     given, sizes = node.inputs
     if given is None or sizes is None or not isinstance(given.type, TensorType):
         return None
@@ -99,7 +99,7 @@ def _infer(node: Node, opsets: Mapping[str, int] | None) -> _Types | None:
 
 
 def _key(node: Node, opsets: Mapping[str, int]) -> Hashable | None:
-    """Everything that the types of a node's outputs depend on; None where an attribute is a tensor or a graph."""
+    """The cache key: all that the output types depend on; None where an attribute is a tensor or a graph."""
     inputs: list[Hashable] = []
     for value in node.inputs:
         constant = None if value is None else value.constant

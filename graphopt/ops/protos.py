@@ -68,7 +68,7 @@ def type_of(proto: onnx.TypeProto) -> Type | None:
 
 
 _OPEN: dict[str, None] = {"": None, "?": None}
-"""Symbols that exporters write for unknown sizes; two sizes under one of these need not be equal."""
+"""Symbols that exporters write for unknown sizes; two sizes with the same such symbol need not be equal."""
 
 
 def tensor_proto(constant: Constant, name: str = "") -> onnx.TensorProto:
@@ -83,7 +83,7 @@ def tensor_proto(constant: Constant, name: str = "") -> onnx.TensorProto:
 
 
 def write_attributes(proto: onnx.NodeProto, node: Node) -> bool:
-    """Add the node's attributes to the proto; False where one cannot be written: a nested graph, an opaque one."""
+    """Add the node's attributes to the proto; False where one is a nested graph or opaque."""
     for name, value in node.attrs.items():
         attribute = _attribute(name, value)
         if attribute is None:

@@ -43,7 +43,7 @@ def check_operator(op: str) -> None:
 
 
 def schema(node: Node, opsets: Mapping[str, int] | None = None) -> onnx.defs.OpSchema | None:
-    """The schema in force for a node; `opsets` are those of its graph by default."""
+    """The schema of a node's operator at its opset; `opsets`: the graph's by default."""
     version = version_for(node, opsets)
     return schema_of(node.op, version) if version else None
 
@@ -80,7 +80,7 @@ def _default(op: str, version: int, name: str) -> Any:
 
 
 def is_deterministic(node: Node) -> bool:
-    """Equal inputs give equal outputs, without side effects. False for operators without a schema."""
+    """Whether equal inputs give equal outputs, without side effects. False for operators without a schema."""
     if node.op in RANDOM:
         return node.op == "Dropout" and not _in_training(node)
     if schema(node) is None:

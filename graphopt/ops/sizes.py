@@ -11,7 +11,7 @@ from ..ir import Dim
 
 
 def reshaped(before: Sequence[Dim] | None, wanted: Sequence[Dim], allowzero: bool = False) -> tuple[Dim, ...]:
-    """The shape that Reshape gives: 0 copies the size of its axis, -1 takes the remaining elements.
+    """Reshape's output shape: 0 copies the size of its axis, -1 takes the remaining elements.
 
     Reshape(f32[N,4,6], (0, -1)) has shape (N, 24), Reshape(f32[1,N,6], (-1, 6)) has (N, 6).
     """
@@ -59,7 +59,7 @@ _PLUS = re.compile(r"(?<=\S)\+(?=\S)")
 
 
 def total(a: Dim, b: Dim) -> Dim:
-    """The size a + b, by one name whatever the order: (past, seq) and (seq, past) give "past+seq"; None if unknown."""
+    """The size a + b, named alike in either order: (past, seq) and (seq, past) give "past+seq"; None if unknown."""
     terms = [*_terms(a), *_terms(b)]
     return None if None in terms else _sum(terms)
 
@@ -94,12 +94,12 @@ def _sum(terms: Sequence[Dim]) -> Dim:
 
 
 def same_sizes(a: Sequence[Dim] | None, b: Sequence[Dim] | None) -> bool:
-    """Both shapes are known to be equal, size by size."""
+    """Whether both shapes are known to be equal, size by size."""
     return a is not None and b is not None and None not in a and tuple(a) == tuple(b)
 
 
 def same_by_count(a: Sequence[Dim] | None, b: Sequence[Dim] | None) -> bool:
-    """Equal numbers of elements imply equal shapes: all sizes but one are equal, and positive numbers."""
+    """Whether equal numbers of elements imply equal shapes: all sizes but one are equal, positive numbers."""
     if a is None or b is None or len(a) != len(b):
         return False
     rest = [x for x, y in zip(a, b) if x == y and isinstance(x, int) and x > 0]

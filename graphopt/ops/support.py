@@ -18,10 +18,10 @@ _TESTED: dict[tuple[Any, ...], bool] = {}
 
 
 def is_implemented(node: Node, opsets: Mapping[str, int]) -> bool:
-    """onnxruntime's CPU provider runs `node` with operands of these element types.
+    """Whether onnxruntime's CPU provider runs `node` with operands of its element types.
 
-    About a millisecond for the first node of its kind, a look-up after that. Operators that every release has
-    in single precision are not tested.
+    About a millisecond for the first node of a kind, then a look-up. Operators that every release implements in single
+    precision are not tested.
     """
     if _is_established(node, opsets):
         return True

@@ -1,8 +1,8 @@
-"""Work on any executor of `concurrent.futures`: tasks on content that is addressed by its sha256 and travels once.
+"""Tasks on any `concurrent.futures` executor, with large arguments addressed by sha256 and sent to a worker once.
 
-Tasks are cut by data, never by the number of workers, and results come in the order of the tasks, so that an answer is
-the same on any number of workers. Whoever asks for results waits until no task runs: what is timed is timed alone, in
-the process that asks.
+Tasks are cut by data, never by the number of workers, and results come in the order of the tasks, so that results are
+the same on any number of workers. The caller waits until no task runs, so that timings, made in the caller's process,
+are undisturbed.
 """
 
 from .content import Content, content, digest_of

@@ -1,4 +1,4 @@
-"""Content by its sha256, kept in each process within a bound: large arguments of tasks, which reach a worker once."""
+"""A bounded store of content by sha256 in each process: large arguments of tasks, sent to a worker once."""
 
 from __future__ import annotations
 
@@ -11,23 +11,23 @@ Content = Mapping[str, bytes]
 """Bytes by their digests."""
 
 HELD = 1 << 31
-"""Bytes that a process keeps: a bound (2 GiB), not tuned. What was used least recently goes first."""
+"""The most bytes that a process stores: a bound (2 GiB), not tuned. Least recently used content is dropped first."""
 
 
 def digest_of(data: bytes) -> str:
-    """The address of content."""
+    """The address of content: its sha256 in hex."""
     return hashlib.sha256(data).hexdigest()
 
 
 class Store:
-    """Bytes by their digests, at most `held` of them, the last ones used."""
+    """The most recently used content by digest, at most `held` bytes."""
 
     def __init__(self, held: int = HELD) -> None:
         self.held, self._kept, self._size = held, OrderedDict[str, bytes](), 0
         self._lock = threading.Lock()
 
     def add(self, content: Content) -> None:
-        """Keep content; the last one is kept whatever its size."""
+        """Store content; the last item is kept whatever its size."""
         with self._lock:
             for digest, data in content.items():
                 if digest not in self._kept:
@@ -38,7 +38,7 @@ class Store:
                     self._size -= len(self._kept.popitem(last=False)[1])
 
     def get(self, digest: str) -> bytes | None:
-        """The content of a digest, as far as it is here."""
+        """The content of a digest; None if it is not stored."""
         with self._lock:
             data = self._kept.get(digest)
             if data is not None:
@@ -47,11 +47,11 @@ class Store:
 
 
 STORE = Store()
-"""The content that is in this process."""
+"""The content stored in this process."""
 
 
 def content(digest: str) -> bytes:
-    """The content of a digest, to a task that was given it. KeyError where it is not here."""
+    """The content of a digest, for a task that was sent it. KeyError if it is not stored."""
     data = STORE.get(digest)
     if data is None:
         raise KeyError(digest)

@@ -1,4 +1,4 @@
-"""The executor that a command line asks for: processes of this machine, or the workers of a dask scheduler."""
+"""The executor of a command line: processes of this machine, or the workers of a dask scheduler."""
 
 from __future__ import annotations
 
@@ -10,17 +10,17 @@ from ..errors import OptionError, one_line
 from .processes import ProcessWorkers
 
 SECONDS = "10s"
-"""How long a scheduler may take to answer. A choice."""
+"""The timeout of a connection to a scheduler. A choice."""
 RETRIES = 3
-"""How often dask runs a task again whose worker died. A choice, as many as our own processes try."""
+"""How often dask retries a task whose worker died. A choice, equal to the attempts of our own processes."""
 
 
 @contextmanager
 def executor_of(workers: int | None = None, scheduler: str | None = None) -> Iterator[Executor | None]:
-    """An executor while the block runs; None where neither is asked for.
+    """An executor for the duration of the block; None where both arguments are None.
 
     workers: processes of this machine. scheduler: the address of a scheduler of dask.distributed, whose workers need
-    graphopt, but no files of this machine. OptionError for both, and for a scheduler that is not there.
+    graphopt, but no files of this machine. OptionError for both, and for a scheduler that does not answer.
     """
     if workers is not None and scheduler is not None:
         raise OptionError("workers and scheduler are two places to run: give one")
@@ -42,7 +42,7 @@ def _of_scheduler(address: str) -> Iterator[Executor]:
         raise OptionError("scheduler: it takes the extra `distributed`: pip install graphopt[distributed]") from error
     try:
         client = Client(address, timeout=SECONDS, set_as_default=False)
-    except Exception as error:  # whatever dask raises for an address that is none, or where nobody answers
+    except Exception as error:  # dask raises various classes for an invalid address, or without an answer
         raise OptionError(f"scheduler {address!r}: no scheduler answers there: {one_line(error)}") from error
     with client:
         yield client.get_executor(pure=False, retries=RETRIES)

@@ -1,4 +1,4 @@
-"""Tasks handed to an executor, results in the order of the tasks; content is sent to workers that lack it."""
+"""Tasks submitted to an executor, with results in the order of the tasks; content is sent to workers that lack it."""
 
 from __future__ import annotations
 
@@ -15,19 +15,19 @@ from .content import STORE, Content
 
 Result = TypeVar("Result")
 AHEAD = 8
-"""Tasks under way where an executor does not tell how many workers it has, and twice as many as these where it does:
-while one result is taken, each worker finds a next task. A choice."""
+"""Tasks in flight for an executor whose number of workers is unknown; else twice that number: while the caller takes a
+result, each worker has a next task. A choice."""
 
 
 @dataclass(frozen=True, slots=True)
 class _Missing:
-    """In place of a result: content that the worker lacks."""
+    """Returned instead of a result: the digests of content that the worker lacks."""
 
     digests: tuple[str, ...]
 
 
 def _run(function: Callable[..., Any], arguments: tuple[Any, ...], needs: tuple[str, ...], sent: Content) -> Any:
-    """In a worker: the result of a task, or what it lacks."""
+    """In a worker: run a task, or return the content it lacks."""
     STORE.add(sent)
     missing = tuple(digest for digest in needs if STORE.get(digest) is None)
     return _Missing(missing) if missing else function(*arguments)
@@ -36,11 +36,11 @@ def _run(function: Callable[..., Any], arguments: tuple[Any, ...], needs: tuple[
 def ordered(
     executor: Executor | None, function: Callable[..., Result], calls: Iterable[tuple[tuple[Any, ...], Content]]
 ) -> Iterator[Result]:
-    """The results of a function on each call, (arguments, content), in order; in this thread without an executor.
+    """The results of a function for each call (arguments, content), in order; in this thread without an executor.
 
-    The function reads its content by `content(digest)`, and both it and its arguments can be pickled. Calls are made
-    when their turn comes, and at the end, also an early one, nothing runs any more. InputError, one line, where the
-    executor breaks down; what the function raises is raised.
+    The function reads its content by `content(digest)`; function and arguments must pickle. `calls` is read lazily, and
+    at the end, also an early one, no task runs any more. Raises InputError, one line, where the executor breaks down,
+    and whatever the function raises.
     """
     if executor is None:
         for arguments, sent in calls:
@@ -67,8 +67,8 @@ def ordered(
 def submit(
     executor: Executor, function: Callable[..., Result], arguments: tuple[Any, ...], sent: Content
 ) -> Future[Result]:
-    """One task. Content goes along as often as there are workers, and when the worker of a task says that it lacks it;
-    threads share ours."""
+    """Submit one task. Content is sent along as many times as there are workers, and again to a worker that lacks it;
+    threads share this process's store."""
     now: dict[str, bytes] = {}
     if isinstance(executor, ThreadPoolExecutor):
         STORE.add(sent)
@@ -82,11 +82,11 @@ def submit(
 
 
 _times_sent: WeakKeyDictionary[Executor, Counter[str]] = WeakKeyDictionary()
-"""How often each content went along unasked."""
+"""How often each content was sent along unrequested."""
 
 
 def _send(executor: Executor, task: Callable[[Content], Any], sent: Content, now: Content, outer: Future[Any]) -> None:
-    """Hand a task to the executor, with the content `now`, and again with more where that is missing."""
+    """Submit a task with the content `now`, and again with the content that the worker lacks."""
 
     def done(inner: Future[Any]) -> None:
         error = None if inner.cancelled() else inner.exception()
@@ -103,7 +103,7 @@ def _send(executor: Executor, task: Callable[[Content], Any], sent: Content, now
 
 
 def _settle(outer: Future[Any], error: BaseException | None, result: Any) -> None:
-    """End a task, unless its caller gave it up."""
+    """Set the result of a task, unless its caller canceled it."""
     if not outer.set_running_or_notify_cancel():
         return
     if error is not None:

@@ -1,6 +1,6 @@
-"""Worker processes that start afresh, compute on one thread each, and are replaced when one dies.
+"""Worker processes: spawned, with one compute thread each, and all replaced when one dies.
 
-Nothing here imports numpy: a process reads how many threads it may take when that is first imported.
+This module does not import numpy: numpy reads the number of threads from the environment when it is first imported.
 """
 
 from __future__ import annotations
@@ -18,13 +18,13 @@ from typing import Any
 THREADS = (
     "OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "VECLIB_MAXIMUM_THREADS", "NUMBA_NUM_THREADS",
 )  # fmt: skip
-"""Variables by which libraries are told how many threads to take; onnxruntime is told by each session's options."""
+"""Environment variables of libraries' thread counts; onnxruntime's are in each session's options."""
 ATTEMPTS = 3
-"""How often a task may take its process with it: a task that kills each one is at fault itself. A choice."""
+"""How often a task may kill its process before the task itself counts as faulty. A choice."""
 
 
 class _OneThread(SpawnProcess):
-    """A process in which libraries take one thread."""
+    """A process in which libraries use one thread."""
 
     def start(self) -> None:
         with _one_thread():
@@ -40,7 +40,7 @@ _starting = threading.Lock()
 
 @contextmanager
 def _one_thread() -> Iterator[None]:
-    """The environment of a process that is started meanwhile."""
+    """Set the environment of processes started within the block."""
     with _starting:
         before = {name: os.environ.get(name) for name in THREADS}
         os.environ.update(dict.fromkeys(THREADS, "1"))
@@ -55,7 +55,7 @@ def _one_thread() -> Iterator[None]:
 
 
 class ProcessWorkers(Executor):
-    """An executor of processes. Where one dies, all are started anew, and only what had no result runs again."""
+    """An executor of processes. If one dies, all are restarted, and only unfinished tasks run again."""
 
     def __init__(self, workers: int) -> None:
         self._max_workers = workers
@@ -66,13 +66,13 @@ class ProcessWorkers(Executor):
         return ProcessPoolExecutor(self._max_workers, mp_context=_Context())
 
     def submit(self, fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Future[Any]:
-        """Run a function of a module in a process. BrokenProcessPool where it kills each that it runs in."""
+        """Run a module's function in a process. BrokenProcessPool if it kills every process that runs it."""
         outer: Future[Any] = Future()
         self._start(outer, partial(fn, *args, **kwargs), ATTEMPTS)
         return outer
 
     def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
-        """Let the processes end."""
+        """Shut the processes down."""
         with self._lock:
             self._closed = True
         self._pool.shutdown(wait, cancel_futures=cancel_futures)

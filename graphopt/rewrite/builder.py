@@ -1,4 +1,4 @@
-"""Builds the nodes that a rewrite puts in: typed at once, valid at the model's opset, or declined."""
+"""Builds the nodes that a rewrite inserts: typed at once, valid at the model's opset, or declined."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ from .context import Context
 Attrs = Mapping[str, Any]
 
 CONTRIB = {"com.microsoft": 1}
-"""Domains that onnxruntime's CPU provider adds, by version; only built for targets other than `portable`."""
+"""Domains that onnxruntime's CPU provider adds, with version; their nodes are built for targets but `portable`."""
 
 
 def origins_of(*nodes: Node) -> tuple[str, ...]:
-    """The original nodes that these nodes come from, each once."""
+    """The names of the original nodes from which these nodes stem, each once."""
     return tuple(dict.fromkeys(origin for node in nodes for origin in node.origins))
 
 
@@ -28,8 +28,8 @@ class Builder:
     """`build.Conv(x, w, group=2)` makes a node and returns its output; numpy arrays become constants.
 
     `build.node("com.microsoft::Gelu", x)` reaches other domains, `build.node("Split", x, outputs=3)` returns a tuple of
-    values. Nothing enters the graph until the rewrite is accepted. Declined is raised for operators that the opset does
-    not have or the runtime does not implement.
+    values. No node enters the graph until the rewrite is accepted. Raises Declined for operators that the opset lacks
+    or the runtime does not implement.
     """
 
     def __init__(self, graph: Graph, context: Context | None = None) -> None:
@@ -39,7 +39,7 @@ class Builder:
 
     @property
     def opset(self) -> int:
-        """The version of ONNX's operator set in force."""
+        """The imported version of ONNX's operator set."""
         return self.graph.opsets.get("", 0)
 
     def __getattr__(self, op: str) -> Callable[..., Value]:
@@ -66,7 +66,7 @@ class Builder:
     ) -> Value | tuple[Value, ...]:
         """Make a node of a qualified operator; returns its output, or a tuple when `outputs` > 1.
 
-        Attributes are keywords, or those of another node (`attrs`), which keywords override; None leaves one out.
+        Attributes come from `attrs`, another node's, overridden by keywords; None omits an attribute.
         """
         opsets = self._opsets(op)
         kept = {key: _plain(value) for key, value in {**(attrs or {}), **more}.items() if value is not None}
@@ -88,7 +88,7 @@ class Builder:
         return self.nodes[-1].outputs[0]
 
     def insert_before(self, anchor: Node, sources: Iterable[Node]) -> None:
-        """Put the nodes before `anchor`, with the origins of the nodes they stand for, and import their domains."""
+        """Insert the built nodes before `anchor`, with the origins of `sources`, and import their domains."""
         origins = origins_of(*sources)
         for domain, version in self.imports.items():
             self.graph.opsets.setdefault(domain, version)

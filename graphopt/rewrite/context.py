@@ -27,7 +27,7 @@ class Erasure(NamedTuple):
 
 
 class RewriteLog:
-    """Records rewrites, and stops them: all at a limit (bisection), and those of banned names (rolled back).
+    """Records rewrites, and refuses them: all beyond a limit (bisection), and those of banned names (rolled back).
 
     scope: the running pass. entries: the rewrites in order. erased: the erased nodes in order.
     """
@@ -43,7 +43,7 @@ class RewriteLog:
 
     @property
     def is_spent(self) -> bool:
-        """No further rewrite is permitted."""
+        """Whether the limit is reached, so that no further rewrite is permitted."""
         return self.limit is not None and self.count >= self.limit
 
     def permits(self, what: str) -> bool:
@@ -58,9 +58,9 @@ class RewriteLog:
 
 @dataclass(slots=True)
 class Context:
-    """Handed to every pass of a run.
+    """The context that every pass of a run receives.
 
-    target: the runtime that the model is for. size_limit: bytes that all constants together may take; None for any.
+    target: the runtime that the model is for. size_limit: the most bytes of all constants together; None for no limit.
     log: the rewrites so far. touched: the nodes edited since the innermost `collecting` began.
     """
 
@@ -70,9 +70,9 @@ class Context:
     touched: dict[Node, None] = field(default_factory=dict)
 
     def commit(self, what: str, node: Node) -> bool:
-        """Record the rewrite `what` at `node`; False if it is not permitted. To be called right before its first edit.
+        """Record the rewrite `what` at `node`; False if the log refuses it. Call right before the rewrite's first edit.
 
-        Every rewrite commits, so that each single one can be rolled back.
+        Every rewrite commits, so that each can be rolled back alone.
         """
         if not self.log.permits(what):
             return False
@@ -80,7 +80,7 @@ class Context:
         return True
 
     def erased(self, node: Node) -> None:
-        """A node is about to be erased, with all that is nested in it."""
+        """Record that a node is about to be erased, with its nested graphs."""
         log = self.log
         log.erased.append(Erasure(node.origins, log.scope, len(log.entries) - 1))
         for nested in node.subgraphs:
@@ -99,7 +99,7 @@ class Context:
 
     @contextmanager
     def collecting(self) -> Iterator[dict[Node, None]]:
-        """Collects the nodes edited within; afterwards they count as edited around it, too."""
+        """Collect the nodes edited within the block; afterwards they count as edited in the enclosing block, too."""
         outer, self.touched = self.touched, {}
         try:
             yield self.touched

@@ -1,4 +1,4 @@
-"""Patterns: descriptions of a piece of a graph, matched upwards from the value it computes.
+"""Patterns: descriptions of a subgraph, matched upwards from the value it computes.
 
     op.Mul(op.Sigmoid(any_value("x")), same("x"))
     op.Conv(any_value("x"), weight("w"), constant("b", optional=True), group=1, name="conv")
@@ -29,7 +29,7 @@ COMMUTATIVE = frozenset(
 
 @dataclass(frozen=True, slots=True)
 class Leaf:
-    """Matches an operand: any value, or a constant, or the value bound before under the same name.
+    """Matches an operand: any value, a constant, or the value already bound under the same name.
 
     kind: "value" binds the Value; "weight" a constant Value (its array stays unread); "constant" the numpy array.
     """
@@ -63,7 +63,7 @@ class OpPattern:
 
     @property
     def size(self) -> int:
-        """Nodes the pattern describes."""
+        """The number of nodes in the pattern."""
         return 1 + sum(p.size for p in self.inputs if isinstance(p, OpPattern))
 
     def names(self) -> Iterator[str]:
@@ -81,7 +81,7 @@ Pattern = Leaf | OpPattern
 
 
 def check_operators(pattern: OpPattern) -> None:
-    """OptionError with the nearest name for an operator of the pattern that ONNX never had. It loads onnx."""
+    """OptionError with the nearest name for an operator of the pattern that ONNX never had. Imports onnx."""
     for name in pattern.ops:
         check_operator(name)
     for operand in pattern.inputs:
@@ -90,7 +90,7 @@ def check_operators(pattern: OpPattern) -> None:
 
 
 def needed_ops(pattern: OpPattern) -> frozenset[str]:
-    """Operators that every match contains; where the pattern permits one of several, none of them is listed."""
+    """Operators that every match contains; alternatives such as op("Add", "Sub") are left out."""
     inner = (needed_ops(p) for p in pattern.inputs if isinstance(p, OpPattern))
     return frozenset(pattern.ops if len(pattern.ops) == 1 else ()).union(*inner)
 
@@ -106,7 +106,7 @@ def same(name: str) -> Leaf:
 
 
 def constant(name: str = "", *, optional: bool = False, equals: float | None = None, rtol: float = 1e-5) -> Leaf:
-    """A constant; bound as its numpy array. `equals` wants a single element of about this number."""
+    """A constant, bound as its numpy array. `equals`: a single element close to this number."""
     return Leaf(name, "constant", optional, equals, rtol)
 
 
@@ -145,25 +145,25 @@ class Match:
     shared: set[Node] = field(default_factory=set)
 
     def copy(self) -> Match:
-        """A match to try an alternative on."""
+        """A copy on which to try an alternative."""
         return Match(dict(self.bound), list(self.nodes), set(self.shared))
 
 
 Goal = tuple[Pattern, "Value | None"]
-"""A pattern, and the operand that it has to match."""
+"""A pattern, and the operand it must match."""
 
 
 class Mismatch(Declined):
-    """Why a pattern does not match: of all operand orders, the failure after which the most nodes had fitted.
+    """Why a pattern does not match: of all operand orders, the failure after the most matched nodes.
 
-    place: the node where it failed. fitted: how many nodes of the pattern had matched before.
+    place: the node that failed. fitted: the number of the pattern's nodes that had matched before.
     """
 
     def __init__(self, root: Node) -> None:  # most matches fail: this spares them two calls
         self.reason, self.place, self.fitted = "no operand order fits", root, 0
 
     def note(self, trial: Match, reason: str, place: Node | None = None) -> None:
-        """Remember a failure (at the node matched last, if not told otherwise) unless another trial got further."""
+        """Keep a failure, by default at the node matched last, unless another trial got further."""
         if len(trial.nodes) >= self.fitted:
             self.fitted, self.reason, self.place = len(trial.nodes), reason, place or trial.nodes[-1]
 
@@ -197,7 +197,7 @@ def operand_prefilter(pattern: OpPattern) -> OperandPrefilter:
 
 
 def may_match(wanted: OperandPrefilter, node: Node) -> bool:
-    """False where the operands of `node` rule a match out. Most attempts end here, far cheaper than in a match."""
+    """Whether the operands of `node` allow a match. Most attempts end here, far cheaper than a match."""
     inputs = node.inputs
     either = node.op in COMMUTATIVE
     for slot, ops in wanted:
@@ -215,7 +215,7 @@ def may_match(wanted: OperandPrefilter, node: Node) -> bool:
 
 
 def _outside_user(solution: Match) -> Node | None:
-    """A node outside of the match that reads an inner value and so forbids the rewrite; None if there is none."""
+    """A node outside the match that reads an inner value, which forbids the rewrite; None without one."""
     inside = set(solution.nodes)
     for inner in solution.nodes[1:]:
         if inner in solution.shared:
@@ -228,7 +228,7 @@ def _outside_user(solution: Match) -> Node | None:
 
 
 def _solve(goals: list[Goal], trial: Match, miss: Mismatch) -> Match | None:
-    """Match all goals, depth first; the trial with everything bound, or None after a note in `miss`."""
+    """Match all goals, depth first; returns the trial with all bindings, or None after a note in `miss`."""
     if not goals:
         return trial
     (pattern, value), rest = goals[0], goals[1:]
@@ -274,7 +274,7 @@ def _match_node(pattern: OpPattern, node: Node, trial: Match, rest: list[Goal], 
 
 
 def _refuse(pattern: OpPattern, node: Node, trial: Match) -> str:
-    """Why a node cannot be the one that a pattern describes, its operands aside; empty if it can."""
+    """Why a node does not fit a pattern, operands aside; "" if it fits."""
     if node.op not in pattern.ops:
         return f"{node.op} is not {'/'.join(pattern.ops)}"
     if len(node.inputs) > len(pattern.inputs) and any(v is not None for v in node.inputs[len(pattern.inputs) :]):
@@ -291,7 +291,7 @@ def _refuse(pattern: OpPattern, node: Node, trial: Match) -> str:
 
 
 def _bind_leaf(leaf: Leaf, value: Value | None, trial: Match) -> str:
-    """Bind a value to a leaf; why it does not fit, empty if it does."""
+    """Bind a value to a leaf; returns why the value does not fit, "" if it fits."""
     if value is None:
         if not leaf.optional:
             return f"operand {leaf.name!r} is missing"

@@ -14,20 +14,20 @@ from .context import Context
 from .pattern import Mismatch, OpPattern, match, needed_ops
 
 Decline = Declined
-"""The name under which a handler returns a refusal, with its reason; it may as well raise `Declined`."""
+"""The name under which a handler returns its refusal with the reason, instead of raising `Declined`."""
 
 Handler = Callable[..., "Value | Sequence[Value] | Declined | None"]
 
 
 @dataclass(frozen=True, slots=True)
 class Rule:
-    """Replaces the nodes that `pattern` matches by those that `handler(build, **bound)` builds.
+    """Replaces the nodes that `pattern` matches by the nodes that `handler(build, **bound)` builds.
 
     The parameters of the handler, `wants`, name bindings of the pattern. It returns the value that replaces the root's
     output (or one for each of the root's outputs), or declines: returns or raises a `Declined`, or returns None.
-    `exact` is False for a rewrite that changes results beyond rounding; `rounding` marks one that may change the last
-    bit and is not applied where a quantization follows, which could turn that bit into a whole step. `targets` limits
-    a rule to some targets; empty means all. A graph that lacks one of the operators `needs` has no match.
+    `exact` is False for a rewrite that changes results beyond rounding; `rounding` marks a rewrite that may change the
+    last bit; it is not applied where a quantization follows, which could turn that bit into a whole step. `targets`
+    limits a rule to some targets; empty means all. A graph that lacks one of the operators `needs` has no match.
     """
 
     name: str
@@ -47,14 +47,14 @@ class Rule:
         return inspect.getdoc(self.handler) or ""
 
     def unavailable(self, graph: Graph, target: str = "portable") -> Declined | None:
-        """Why the rule cannot be used on any node of this graph for this target; None if it can."""
+        """Why the rule cannot apply anywhere in this graph for this target; None if it can."""
         opset = graph.opsets.get("", 0)
         if not self.min_opset <= opset <= self.max_opset:
             return Declined(f"needs opset {self.min_opset} to {self.max_opset}, the model has {opset}")
         return Declined(f"not for target {target}") if self.targets and target not in self.targets else None
 
     def apply(self, node: Node, context: Context, made_by: str = "") -> Declined | None:
-        """Rewrite the match with root `node`; returns why not, None if it was rewritten."""
+        """Rewrite the match with root `node`; returns why the rule declined, None after a rewrite."""
         proposal = self._propose(node, context)
         if isinstance(proposal, Declined):
             return proposal
@@ -66,7 +66,7 @@ class Rule:
         return None
 
     def attempt(self, node: Node, context: Context) -> Attempt:
-        """Try the rule at `node` and change nothing."""
+        """Try the rule at `node` without editing the graph."""
         assert node.graph is not None
         declined = self.unavailable(node.graph, context.target)
         if declined is not None:
@@ -78,7 +78,7 @@ class Rule:
         return Attempt(self, node, self.pattern.size, None)
 
     def _propose(self, node: Node, context: Context) -> tuple[list[Node], Builder, Sequence[Value]] | Declined:
-        """The matched nodes, the nodes to put in, and the values that replace the root's outputs."""
+        """The matched nodes, the builder of new nodes, and the values that replace the root's outputs."""
         solution = match(self.pattern, node)
         if isinstance(solution, Mismatch):
             return solution
@@ -139,7 +139,7 @@ def rule(
 
 
 def spellings(*patterns: OpPattern, **options: Any) -> Callable[[Handler], tuple[Rule, ...]]:
-    """One rule for each way to write the same thing: the patterns bind the same names for one function.
+    """One rule for each spelling of the same subgraph: all patterns bind the same names, for one handler.
 
     The options are those of `rule`.
     """
@@ -152,7 +152,7 @@ def spellings(*patterns: OpPattern, **options: Any) -> Callable[[Handler], tuple
 
 @dataclass(frozen=True, slots=True)
 class Attempt:
-    """A rule tried at a node: how many nodes of its pattern fitted, and why it declined; None if it would fire."""
+    """A rule tried at a node: how many nodes of its pattern matched, and why it declined; None if it would fire."""
 
     rule: Rule
     node: Node
@@ -161,7 +161,7 @@ class Attempt:
 
 
 def explain(rules: Sequence[Rule], graph: Graph, context: Context | None = None) -> list[Attempt]:
-    """Try each rule at each node of the operator at its root; nothing is rewritten."""
+    """Try each rule at each node with its root's operator, without rewriting."""
     context = context or Context()
     return [
         candidate.attempt(node, context)

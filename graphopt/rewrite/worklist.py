@@ -1,4 +1,4 @@
-"""Runs rules to a fixpoint. The worklist is indexed by operator, so the cost grows linearly with the model."""
+"""Runs rules to a fixpoint. A worklist indexed by operator keeps the cost linear in the model."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ from .pattern import OperandPrefilter, may_match, operand_prefilter
 from .rule import Rule
 
 QUANTIZERS = frozenset(("QuantizeLinear", "DynamicQuantizeLinear"))
-"""Operators that may turn a change of the last bit into a whole step."""
+"""Operators that may turn a change in the last bit into a whole quantization step."""
 
 _REWRITES_A_NODE, _INFERENCES_A_NODE = 50, 4
-"""Guards against rules, and types, that keep undoing each other; no tuned numbers."""
+"""The most rewrites, and type inferences, a node: guards against rules and types that undo each other; not tuned."""
 
 
 class NoFixpoint(RuntimeError):
-    """Rules keep undoing each other."""
+    """Raised where rules keep undoing each other."""
 
 
 def apply_rules(graph: Graph, rules: Sequence[Rule], made_by: str = "", context: Context | None = None) -> Counter[str]:
@@ -79,7 +79,7 @@ def _to_fixpoint(graph: Graph, rules: Sequence[Rule], made_by: str, context: Con
 
 
 class _Downstream:
-    """Knows after which nodes a quantization follows, in the same graph or one around it."""
+    """Finds nodes with a quantization downstream, in the same graph or an enclosing one."""
 
     def __init__(self) -> None:
         self._known: dict[Node, bool] = {}
@@ -103,7 +103,7 @@ class _Downstream:
 
 
 def _index(rules: Sequence[Rule], present: set[str]) -> dict[str, list[tuple[Rule, OperandPrefilter]]]:
-    """Rules by the operator at their root, without those that need an operator the graph does not have."""
+    """Rules by the operator at their root, without rules that need an operator absent from the graph."""
     index: dict[str, list[tuple[Rule, OperandPrefilter]]] = {}
     for candidate in rules:
         if candidate.needs <= present:
@@ -119,7 +119,7 @@ def _depths(index: dict[str, list[tuple[Rule, OperandPrefilter]]]) -> dict[str, 
 
 
 def _neighbourhood(touched: dict[Node, None], depths: dict[str, int]) -> list[Node]:
-    """Nodes where rules may match anew: those touched, and users of their results within the depth of the patterns."""
+    """Nodes where rules may newly match: touched nodes, and users of their results within the depth of the patterns."""
     front = [node for node in touched if node.graph is not None]
     seen = set(front)
     near = [node for node in front if node.op in depths]
@@ -140,7 +140,7 @@ def _neighbourhood(touched: dict[Node, None], depths: dict[str, int]) -> list[No
 
 
 def retype(touched: Sequence[Node]) -> int:
-    """Infer the types of `touched` nodes anew, and follow changes to users; returns the number of changed nodes."""
+    """Infer the types of `touched` nodes again, and of users of changed values; returns the number of changed nodes."""
     queue, changed = deque(n for n in touched if n.graph is not None and n.op != RETURN), 0
     seen: Counter[Node] = Counter()
     while queue:

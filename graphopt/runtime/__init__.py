@@ -1,4 +1,4 @@
-"""The runtime: models lowered to operations on codes, cut into regions, compiled over one arena, run by a Session."""
+"""The runtime: models lowered to operations on codes, partitioned into regions, compiled, and run by a Session."""
 
 from .describe import Description, NodeArg
 from .session import Session, session_of

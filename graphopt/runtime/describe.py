@@ -1,4 +1,4 @@
-"""Descriptions of a session: inputs and outputs in onnxruntime's words, and the runtime of each of its parts."""
+"""Descriptions of a session: inputs and outputs in onnxruntime's type names, and the runtime of each part."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from .lower.ort_types import ORT_NAMES
 
 @dataclass(frozen=True, slots=True)
 class NodeArg:
-    """An input or output: name, type in onnxruntime's words such as `tensor(float)`, shape of ints, names and None."""
+    """An input or output: name, type in onnxruntime's words like `tensor(float)`, shape of ints, names and None."""
 
     name: str
     type: str
@@ -20,7 +20,7 @@ class NodeArg:
 
 @dataclass(frozen=True, slots=True)
 class DescribedPart:
-    """One line of `Session.describe`: the runtime, how many of each operator, and what decided that."""
+    """One line of `Session.describe`: the runtime of a part, its operators by count, the reason for the runtime."""
 
     where: str
     operators: Mapping[str, int]
@@ -29,7 +29,7 @@ class DescribedPart:
 
 @dataclass(frozen=True, slots=True)
 class Description:
-    """The parts of a session in the order they run, and what decided of them together; `str()` gives a table."""
+    """The parts of a session in the order they run, and the reason for this partition; `str()` gives a table."""
 
     parts: tuple[DescribedPart, ...]
     verdict: str = ""
@@ -43,7 +43,7 @@ class Description:
 
 
 def node_arg(name: str, declared: Type | None) -> NodeArg:
-    """An input or output in onnxruntime's words."""
+    """An input or output with onnxruntime's name of its type."""
     if not isinstance(declared, TensorType):
         return NodeArg(name, str(declared), [])
     kind = ORT_NAMES.get(declared.dtype, declared.dtype.name.lower())

@@ -1,4 +1,4 @@
-"""What a caller hands to a session: arrays by input name, checked and put where the model's values are."""
+"""Feeds of a session: arrays by input name, checked and put in the order of the model's inputs."""
 
 from __future__ import annotations
 
@@ -17,15 +17,15 @@ _in_native_order = attrgetter("dtype.isnative")
 
 
 def are_native(feeds: Mapping[str, Any]) -> bool:
-    """All feeds are arrays in this machine's byte order; onnxruntime reads any other order as if it were."""
+    """Whether all feeds are arrays in native byte order; onnxruntime misreads any other order as native."""
     try:
         return all(map(_in_native_order, feeds.values()))
-    except AttributeError:  # no numpy array, so that `Feeds` makes one
+    except AttributeError:  # a feed that is no numpy array: `Feeds` converts it
         return False
 
 
 class Feeds:
-    """The model's inputs, and the checks of what is fed to them. Linear in their number."""
+    """The model's inputs, and the checks of their feeds; linear in the number of inputs."""
 
     def __init__(self, inputs: Sequence[Input]) -> None:
         self._inputs = inputs
@@ -33,9 +33,9 @@ class Feeds:
         self._wanted = [_wanted(given) for given in inputs]
 
     def arrays(self, feeds: Mapping[str, Any], trusted: Collection[str] = ()) -> list[Any]:
-        """What is fed to each input, or its default. Raises InputError where the feeds do not fit the inputs.
+        """The array of each input, its feed or its default. Raises InputError where the feeds do not fit the inputs.
 
-        Feeds of `trusted` inputs are taken as they are.
+        Feeds of `trusted` inputs are not checked.
         """
         for name in feeds:
             if name not in self._names:
@@ -56,14 +56,14 @@ class Feeds:
 
 @dataclass(frozen=True, slots=True)
 class _Wanted:
-    """An array that needs no closer look: its dtype, number of axes, and the sizes that are fixed, by axis."""
+    """The dtype, rank and fixed sizes (axis, size) of an array that passes without further checks."""
 
     dtype: np.dtype[Any]
     rank: int
     sizes: tuple[tuple[int, int], ...]
 
     def fits(self, fed: Array) -> bool:
-        """Whether an array is such a one. A decoder has a hundred inputs a token."""
+        """Whether an array has this dtype, rank and sizes. Fast: a decoder has a hundred inputs a token."""
         shape = fed.shape
         if fed.dtype != self.dtype or len(shape) != self.rank:
             return False

@@ -31,7 +31,7 @@ class StepTime:
 
 
 def profile(session: Session, feeds: Mapping[str, Any], runs: int = 20) -> list[StepTime]:
-    """Times of all steps of the session's regions on one thread, for these feeds."""
+    """Times of the steps of all regions of the session, on one thread, for these feeds."""
     times: list[StepTime] = []
     for index, (region, arrays) in enumerate(session.region_inputs(feeds).items()):
         executable = region.executable(tuple(array.shape for array in arrays))

@@ -1,4 +1,4 @@
-"""`graphopt.Session`: the face of `onnxruntime.InferenceSession` over kernel regions and onnxruntime segments."""
+"""`graphopt.Session`: the API of `onnxruntime.InferenceSession` over kernel regions and onnxruntime segments."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ _MANIFEST, _CANDIDATES = "manifest", "candidates"
 
 
 class _Forks:
-    """How often this process is a child of one that had sessions; asking the system in each run would take longer."""
+    """Counts the forks between the import and this process; cheaper to read in each run than the process id."""
 
     count = 0
 
@@ -69,7 +69,7 @@ class Session:
         kernels: Kernels = None,
     ) -> None:  # fmt: skip
         """`kernels` True runs every region on kernels, False none, None those that pay: as `warmup` measured, else by
-        prediction; "predicted" and "measured" what prediction or the times of regions say, whatever sessions showed."""
+        prediction; "predicted" and "measured" those that pay by prediction or by the times of single regions."""
         if threads is not None and (not isinstance(threads, int) or threads < 1):
             raise OptionError(f"threads must be a positive number, got {threads!r}")
         if not (kernels is None or isinstance(kernels, bool) or kernels in ("predicted", "measured")):
@@ -103,8 +103,8 @@ class Session:
         self._refused = RefusedShapes(self._growing())
 
     def _cache(self, digest: str, memory: Memory, kernels: Kernels, times: Mapping[str, Pair]) -> PlanCache:
-        """The plans of the partition that is asked for, or that `times` of this model choose; measurements of others
-        leave it alone, and the rates of predictions are part of the sources that a key digests."""
+        """The plans of the partition that `kernels` names or this model's `times` choose; other models' measurements do
+        not change the key, while the rates of predictions are part of the sources that it digests."""
         if isinstance(kernels, bool):
             return PlanCache(digest, memory, kernels)
         choice: Choice = kernels or "predicted"
@@ -122,11 +122,11 @@ class Session:
             path, step = (*path, left), step + 1
 
     def _round(self, index: int | None = None) -> tuple[str, ...]:
-        """The digests of a partition on the way, or of that which runs on kernels all that they can compute."""
+        """The digests of partition `index` on the way to the measured one, or of the greedy partition."""
         return self._lowered.greedy if index is None else self._lowered.candidates[index]
 
     def _candidates(self, cache: PlanCache, compute: Callable[[], tuple[str, ...]]) -> tuple[str, ...]:
-        """The digests that these plans keep of their partition, computed and kept where they are missing."""
+        """The digests of a cache's partition, computed and saved where they are missing."""
         candidates: tuple[str, ...] | None = cache.load(_CANDIDATES)
         if candidates is None:
             candidates = compute()
@@ -135,7 +135,7 @@ class Session:
         return candidates
 
     def _keep(self, cache: PlanCache, manifest: Manifest) -> bool:
-        """Keep the manifest on disk, unless weights lie in files of their own, of which the digest says nothing."""
+        """Save the manifest, except with external weights, which the model's digest does not cover; True if saved."""
         if self._has_external_weights:
             return False
         cache.save(_CANDIDATES, self._lowered.candidates[-1])
@@ -158,7 +158,7 @@ class Session:
 
     @property
     def _folder(self) -> str:
-        """Where external data lies."""
+        """The folder of external data."""
         if isinstance(self._source, str):
             return os.path.dirname(self._source)
         return "" if isinstance(self._source, bytes) else self._lowered.original.folder
@@ -173,7 +173,7 @@ class Session:
         entries = ONCE if self._manifest.computed else None
         return open_as_optimized(source, session_options(threads=self.threads, folder=folder, entries=entries))
 
-    # -- the face of onnxruntime
+    # -- the API of onnxruntime
 
     def get_inputs(self) -> list[NodeArg]:
         """The model's inputs that a caller must feed."""
@@ -182,16 +182,16 @@ class Session:
         return [node_arg(given.name, given.type) for given in self._manifest.inputs if given.default is None]
 
     def get_outputs(self) -> list[NodeArg]:
-        """The model's outputs, open sizes by the names that the model gives them."""
+        """The model's outputs, open sizes by their names in the model."""
         if self._whole is not None:
             return [NodeArg(one.name, one.type, one.shape) for one in self._whole.get_outputs()]
         return [node_arg(output.name, output.type) for output in self._manifest.outputs]
 
     def run(self, output_names: Sequence[str] | None, feeds: Mapping[str, Any], run_options: Any = None) -> list[Any]:
-        """The named outputs, all where none is named, for arrays by input name; lists and numbers become arrays.
+        """The named outputs, or all, for feeds by input name: arrays, or lists and numbers, which become arrays.
 
-        `run_options` are onnxruntime's, for models that it runs whole. It does so, too, for shapes of which a region
-        refuses what it is given. Raises InputError where the feeds do not fit.
+        `run_options` are onnxruntime's, for models that onnxruntime runs whole, as it does at shapes that a region's
+        kernels refuse. Raises InputError where the feeds do not fit.
         """
         if self._forks != _forks.count:
             self._after_fork()
@@ -215,7 +215,7 @@ class Session:
         return None
 
     def region_inputs(self, feeds: Mapping[str, Any]) -> dict[Region, list[Any]]:
-        """The arrays that each region reads in one run on these feeds, copied; one that refuses them is run apart."""
+        """Copies of the arrays that each region reads in one run on these feeds; refused ones run in onnxruntime."""
         seen: dict[Region, list[Any]] = {}
         values = self._values(feeds)
         for part, runner in zip(self._manifest.parts, self._runners):
@@ -227,11 +227,11 @@ class Session:
         return seen
 
     def _run_whole(self, names: Sequence[str] | None, feeds: Mapping[str, Any], run_options: Any) -> list[Any]:
-        """Straight to onnxruntime; only what it does not take is looked at."""
+        """Run the whole model in onnxruntime; feeds are checked only if onnxruntime rejects them."""
         try:
             if are_native(feeds):
                 return list(self._in_onnxruntime.session.run(names or self._names, feeds, run_options))
-        except Exception:  # onnxruntime raises its own classes for feeds that do not fit, said in one line below
+        except Exception:  # onnxruntime raises its own classes for feeds that do not fit; reported in one line below
             pass
         outputs, arrays = self._named(names), self._feeds.arrays(feeds)
         given = {given.name: array for given, array in zip(self._manifest.inputs, arrays)}
@@ -249,7 +249,7 @@ class Session:
         return [self._outputs[name] for name in names]
 
     def _values(self, feeds: Mapping[str, Any], trusted: Collection[str] = ()) -> list[Any]:
-        """The model's values by number, those of its inputs filled in."""
+        """The model's values by number, with the inputs filled in."""
         arrays = self._feeds.arrays(feeds, trusted)
         return arrays + [None] * (self._manifest.values - len(arrays))
 
@@ -276,13 +276,13 @@ class Session:
         seed: int = 0,
         cache: CacheType = "float32",
     ) -> Array:  # fmt: skip
-        """A prompt, int64[tokens] or [batch, tokens], and the tokens that a decoder with a cache writes behind it.
+        """A prompt, int64[tokens] or [batch, tokens], followed by the tokens that a decoder with a cache generates.
 
-        Prompts of other lengths are padded in front, 0 in `attention_mask` [batch, tokens]. A row ends with a token of
-        `eos_token_id`, repeated up to the longest row. The likeliest token is taken each time; with a `temperature`
-        above 0 one is drawn, out of the `top_k` likeliest, by the seed. `cache="int8"` keeps keys and values in 8 bits
-        with a scale for each head and token, a quarter of the memory, where kernels compute the attention. Raises
-        ModelError where the model is no such decoder, InputError where the prompt does not fit it or is too long.
+        Shorter prompts of a batch are padded in front, 0 in `attention_mask` [batch, tokens]. A row ends with a token
+        of `eos_token_id`, repeated up to the longest row. Each token is the most likely one; with a `temperature` above
+        0 it is sampled, among the `top_k` most likely, by the seed. `cache="int8"` keeps keys and values in 8 bits with
+        a scale for each head and token, a quarter of the memory, where kernels compute the attention. Raises ModelError
+        where the model is no such decoder, InputError where the prompt does not fit it or is too long.
         """
         tokens, mask = prompt_of(input_ids, attention_mask)
         choice = TokenChoice(temperature, top_k, seed)
@@ -294,7 +294,7 @@ class Session:
         self, input_ids: Any, max_new_tokens: int, *, eos_token_id: int | Iterable[int] | None = None,
         temperature: float = 0.0, top_k: int | None = None, seed: int = 0, cache: CacheType = "float32",
     ) -> Iterator[int]:  # fmt: skip
-        """The same for one prompt, token by token as they are computed, without the prompt."""
+        """The new tokens of `generate` for one prompt, yielded as they are computed."""
         tokens, mask = prompt_of(input_ids)
         if len(tokens) != 1:
             raise InputError(f"tokens are given one by one for one prompt, not for {len(tokens)}")
@@ -328,7 +328,7 @@ class Session:
         return _results(outputs, values)
 
     def _growing(self) -> dict[str, int]:
-        """The axes, by input, of caches that grow on kernels and of their mask; none for other models."""
+        """The growing axis of each cache that kernels read and of their mask, by input name; empty for other models."""
         if not any(part.growing for part in self._manifest.parts):
             return {}
         try:
@@ -353,7 +353,7 @@ class Session:
     # -- the runtime of each part
 
     def describe(self) -> Description:
-        """The segments in the order they run, with what decided: times, or why nodes are left to onnxruntime."""
+        """The segments in the order they run, with the reasons: times, or why nodes are left to onnxruntime."""
         parts: list[DescribedPart] = []
         for index, part in enumerate(self._manifest.parts):
             reasons = {*part.refusals, *filter(None, (part.decision,))}
@@ -371,8 +371,7 @@ class Session:
 
     @property
     def greedy(self) -> tuple[str, ...]:
-        """The digests of all regions that kernels can run and of their partition, which name what is measured of the
-        model; none where there are no regions."""
+        """The digests of the greedy partition's regions, and of itself: keys of the model's measurements, if any."""
         return self._lowered.greedy
 
     @property
@@ -382,7 +381,7 @@ class Session:
 
 
 def _results(outputs: Sequence[Output], values: Sequence[Any]) -> list[Any]:
-    """The outputs among all values; constant ones are copies."""
+    """The outputs, out of all values; constant outputs are copied."""
     return [np.array(output.constant) if output.place < 0 else values[output.place] for output in outputs]
 
 

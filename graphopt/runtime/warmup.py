@@ -1,4 +1,4 @@
-"""Warm-up: compile a model's kernels into the cache and measure which regions are worth it on this machine."""
+"""Warm-up: compile a model's kernels into the cache and measure which partition is fastest on this machine."""
 
 from __future__ import annotations
 
@@ -29,33 +29,33 @@ if TYPE_CHECKING:
 
 
 ATTEMPTS = 3
-"""The most times that a verdict is sought; derived: seven times the seconds that the caller grants a region."""
+"""The most measurements of a race, each twice as long: in all seven times the seconds granted to a run (derived)."""
 CERTAIN, ERRORS = 0.01, 4
-"""Clear is a ratio whose standard error is at most 1 %, or that lies this many errors from 1; as the speeds of
+"""A ratio is clear if its standard error is at most 1 %, or if it lies this many errors from 1; as the speeds of
 quantized models are judged, `python -m tests.bench.zoo_int8`."""
 
 
 DOUBT = 2
-"""Standard errors by which another partition is taken to be slower than measured: the one predicted is left only for
-what is faster beyond both intervals. Two are 95 % of a normal distribution."""
+"""Standard errors added to another partition's time: it replaces the predicted partition only if it is faster beyond
+both intervals. Two are 95 % of a normal distribution."""
 
 OPENED = 5
-"""Races that another partition must win, every one, each in sessions opened anew: where its memory lies a session keeps
-for life, and other work may slow one of two sessions for as long as a race lasts. On a machine that did much other work
-ratios of the same two partitions scattered by 15 %, each known within 2 to 11 % by its own interval; one that is 5 %
-slower wins a race in three there, and five of five once in 300 times."""
+"""Races that another partition must win, all of them, each in newly opened sessions: a session keeps the placement of
+its memory for life, and other load may slow one of two sessions for a whole race. On a machine under much other load,
+ratios of the same two partitions scattered by 15 %, each with an interval of 2 to 11 %; a partition that is 5 % slower
+wins a race in three there, and five of five once in 300 times."""
 
 GRANTED = 200
-"""The time of all races and their sessions, in that granted to a run in one: 100 s by default, 20 s where `optimize`
-warms up. No race is begun when it is spent. A bound, not tuned: fourteen races that are as long as they get."""
+"""The time for all races and their sessions, in units of `seconds`: 100 s by default, 20 s where `optimize` warms up.
+No race begins after that. A bound, not tuned: fourteen of the longest races."""
 
 _ALTERNATIVES: dict[Choice, Kernels] = {"whole": False, "all": True, "measured": "measured"}
-"""What may take the place of the partition predicted, as sessions are asked for it."""
+"""Partitions that may replace the predicted one, with the `kernels` that a session takes for each."""
 
 
 @dataclass(frozen=True, slots=True)
 class Race:
-    """Median seconds of a candidate and of what it is measured beside; the standard error of their ratio as a share."""
+    """Median seconds of a candidate and of the run beside it; the standard error of their ratio, as a share."""
 
     candidate: float
     beside: float
@@ -63,7 +63,7 @@ class Race:
 
     @property
     def doubted(self) -> Pair:
-        """The times, the candidate's longer by DOUBT errors."""
+        """Both times, the candidate's lengthened by DOUBT errors."""
         return self.candidate * (1 + DOUBT * self.error), self.beside
 
 
@@ -83,8 +83,8 @@ class RegionTiming:
 
 @dataclass(frozen=True, slots=True)
 class PartitionTiming:
-    """The model in another partition than the one predicted: seconds of both in the race that speaks least for the
-    other, None where the time for races was spent; whether the other won every race beyond doubt."""
+    """The model in a partition other than the predicted: seconds of both in the other's worst race, None where the
+    time for races was spent; whether the other won every race beyond doubt."""
 
     part: str
     seconds: float | None = None
@@ -93,7 +93,7 @@ class PartitionTiming:
 
     @property
     def runs_on(self) -> str:
-        """Which of the two is the better choice."""
+        """The better of the two partitions."""
         return self.part if self.won else PARTITIONS["predicted"]
 
 
@@ -105,15 +105,15 @@ def warmup(
     seconds: float = 0.5,
     progress: Callable[[str], None] | None = None,
 ) -> list[RegionTiming | PartitionTiming]:
-    """Compile and measure; later sessions run the partition predicted, or another that is clearly faster here.
+    """Compile and measure; later sessions run the predicted partition, or another that is clearly faster here.
 
-    Others are the whole model in onnxruntime, all regions on kernels, and those that are faster there: regions are
-    measured one by one, in either runtime for about `seconds` or more until the verdict is clear, and so are those that
-    come up where slower ones go back to onnxruntime, until nothing is new. Each is raced beside the partition predicted
-    up to OPENED times, in sessions opened anew, and taken only if it is faster beyond the errors of every race; of
-    several the fastest is. After GRANTED times `seconds` of races no further one is begun, and what is not measured
-    stays as predicted; compilation is not counted. Where the cache cannot be written, nothing is remembered. `progress`
-    is told the kernels that are compiled.
+    The others: the whole model in onnxruntime, all regions on kernels, and only the faster regions on kernels. For the
+    last, regions are measured one by one in both runtimes, for about `seconds` or more until the ratio is clear; moving
+    slower regions to onnxruntime may form new regions, measured alike, until none is new. Each other partition is raced
+    against the predicted one up to OPENED times, in newly opened sessions, and chosen only if it is faster beyond the
+    errors of every race; of several, the fastest. After GRANTED times `seconds` of races no further race begins, and
+    unmeasured partitions are not chosen; compilation is not counted. Where the cache cannot be written, nothing is
+    saved. `progress` is called with each kernel that is compiled.
     """
     remove = on_compile(progress) if progress is not None else None
     timings: list[RegionTiming | PartitionTiming] = []
@@ -145,7 +145,7 @@ def warmup(
 
 
 def _digests(session: Session) -> tuple[str, ...]:
-    """What tells the session's partition from others of the same model."""
+    """The digests of a session's regions, which identify its partition of the model."""
     return tuple(region_digest(region.segment) for region in session.regions)
 
 
@@ -160,7 +160,7 @@ class _Races:
     spent: float = 0.0
 
     def run(self, candidate: Callable[[], object], beside: Callable[[], object]) -> Race | None:
-        """One race; None when the time is spent. What both compile at first does not count."""
+        """One race; None when the time is spent. The first, compiling run of each is not counted."""
         if self.spent >= GRANTED * self.seconds:
             return None
         candidate(), beside()
@@ -170,7 +170,7 @@ class _Races:
         return race
 
     def partition(self, kernels: Kernels) -> Race | None:
-        """The race that speaks least for a partition beside the one predicted: of OPENED, or the first not won.
+        """The worst race of a partition against the predicted one, of OPENED races or up to the first not won.
 
         Which of the two is opened first, and runs first in turn, alternates.
         """
@@ -189,7 +189,7 @@ class _Races:
 
 
 def _measured(session: Session, races: _Races, times: Measurements) -> Iterator[RegionTiming]:
-    """Times of all regions, and of those that come up where slower ones go back to onnxruntime, until none is new."""
+    """Times of all regions, and of new ones that form as slower ones move to onnxruntime, until none is new."""
     known: set[str] = set()
     while True:
         found: dict[str, Race] = {}
@@ -208,8 +208,8 @@ def _measured(session: Session, races: _Races, times: Measurements) -> Iterator[
 
 
 def _race(candidate: Callable[[], object], beside: Callable[[], object], seconds: float, threads: int) -> Race:
-    """Seconds of both, measured again, each time for twice as long, while the ratio's interval holds 1."""
-    clock = own_clock() if threads == 1 else time.perf_counter  # others compute, too
+    """Seconds of both, measured again for twice as long, up to ATTEMPTS times, until their ratio is clear."""
+    clock = own_clock() if threads == 1 else time.perf_counter  # with more threads, others compute, too
     for attempt in range(ATTEMPTS):
         runs = {"beside": beside, "candidate": candidate}
         _, timing = interleaved(runs, seconds=seconds * 2**attempt, clock=clock)

@@ -1,7 +1,7 @@
 """Preparation of attention over a cache whose length is known only when a step runs.
 
 Buffers `rows`, `past_stride`, `key_stride`, … stand for numbers that are bound before each run, as addresses are: the
-rows of the cache before, and the bytes between its heads. One program so serves every length.
+cache's rows before the run, and the bytes between its heads. So one program serves every length.
 
 A cache is of float32, or of rows of codes: int8 [size] and their scale, a float32, in `row_bytes`.
 """
@@ -16,14 +16,14 @@ from graphopt.kernels.core.memory import whole_lines
 from graphopt.kernels.core.steps import SCRATCH, Argument, Buffer, Routine, Step
 
 CHUNK = 256
-"""Keys whose scores are computed before values are summed: of 64 numbers each, 64 KB that L2 holds. Derived."""
+"""Keys scored before their values are summed: with 64 elements each, 64 KB, which fit in L2. Derived."""
 
 _SUMS = 16
-"""Vectors of sums of the heads that share what is loaded of keys and values: half of the widest level's registers."""
+"""Accumulator vectors of the heads that share each load of keys and values: half of the widest level's registers."""
 
 
 class AppendSizes(NamedTuple):
-    """New rows, heads, and numbers of a row."""
+    """New rows, heads, and elements of a row."""
 
     tokens: int
     heads: int
@@ -31,8 +31,8 @@ class AppendSizes(NamedTuple):
 
 
 class AttentionSizes(NamedTuple):
-    """New rows; heads of keys, of queries that share one, of these at once; numbers of a key and of a value, and bytes;
-    keys of a chunk. The mask's rows between those of the batch, of heads and of new rows; 0 where one serves all."""
+    """New rows; heads of keys, query heads for each, query heads in one tile; elements of a key and of a value, and
+    their bytes; keys of a chunk. Mask strides in rows along batch, heads and new rows, 0 where the mask broadcasts."""
 
     tokens: int
     heads: int
@@ -49,7 +49,7 @@ class AttentionSizes(NamedTuple):
 
 
 class RotarySizes(NamedTuple):
-    """Heads, numbers of each, pairs that are turned; whether those are neighbours, or halves of what is turned."""
+    """Heads, elements of a head, rotated pairs; whether pairs are neighbors (interleaved) or elements of two halves."""
 
     heads: int
     size: int
@@ -77,15 +77,15 @@ ROTATE = Kernel(
 
 
 def row_bytes(size: int, coded: bool) -> int:
-    """Bytes of a row of a cache: of `size` float32, or of as many codes and their scale."""
+    """Bytes of a cache row: `size` float32, or `size` codes and their scale."""
     return size + 4 if coded else 4 * size
 
 
 def prepare_append(batch: int, count: int, heads: int, size: int, coded: bool = False) -> Routine:
-    """y[batch, heads, rows + count, size] = past[batch, heads, rows, size] with new[batch, count, heads · size] behind.
+    """y[batch, heads, rows + count, size] = past[batch, heads, rows, size] followed by new[batch, count, heads · size].
 
-    Heads lie past_stride and y_stride bytes apart. Where y and past are one buffer, only the new rows are written,
-    which become rows of codes where the cache is `coded`.
+    Heads lie past_stride and y_stride bytes apart. Where y and past are one buffer, only the new rows are written; in a
+    `coded` cache they become rows of codes.
     """
     arguments: dict[str, Argument] = {
         **{name: Buffer(name) for name in ("new", "past", "y", "rows", "past_stride", "y_stride")},
@@ -99,12 +99,11 @@ def prepare_attention(
     batch: int, count: int, heads: int, groups: int, size: int, width: int, scale: float,
     mask: tuple[int, int, int] | None = None, *, coded: bool = False, level: Level | None = None,
 ) -> Routine:  # fmt: skip
-    """y[batch, count, heads · groups · width] = softmax(scale · q keysᵀ + mask) values, a head's by its group's keys.
+    """y[batch, count, heads · groups · width] = softmax(scale · q keysᵀ + mask) values; `groups` heads share keys.
 
     q: [batch, count, heads · groups · size]; keys: [batch, heads, rows + count, size] and values with `width`, heads
-    key_stride and value_stride bytes apart, rows of codes where `coded`; `mask`: sizes of the mask along batch, heads
-    and new rows, 1 where one serves all, its rows being rows + count long. Raises ValueError for sizes that are no
-    whole vectors.
+    key_stride and value_stride bytes apart, rows of codes if `coded`; `mask`: sizes of the mask along batch, heads and
+    new rows, 1 to broadcast; its rows are rows + count long. Raises ValueError for sizes that are not whole vectors.
     """
     level = level or select_level()
     if size % level.lanes or width % level.lanes:
@@ -135,7 +134,7 @@ def prepare_attention(
 def prepare_rotary(rows: int, heads: int, size: int, turned: int, interleaved: bool) -> Routine:
     """RotaryEmbedding of float32 x[rows, heads, size] by cos and sin [rows, turned / 2], the rest of each head kept.
 
-    Raises ValueError for an odd number.
+    `turned`: rotated elements of a head. Raises ValueError if it is odd or above `size`.
     """
     if turned % 2 or turned > size:
         raise ValueError(f"{turned} of {size} numbers to turn in pairs")

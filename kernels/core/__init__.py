@@ -1,1 +1,1 @@
-"""From a declared kernel to a running program: compiler, object cache, instruction sets, steps, struct layouts."""
+"""The path from a declared kernel to a running program: compiler, object cache, levels, steps, struct layouts."""

@@ -1,7 +1,7 @@
 """From a Numba function or an LLVM IR generator to the address of machine code, through the object cache.
 
-Two sources, one road: the code becomes an object file holding one exported symbol, the object is cached on disk
-(`object_cache`), and the linker of llvmlite binds it. A warm process imports llvmlite alone, not Numba.
+Both sources become an object file with one exported symbol, cached on disk (`object_cache`) and linked by llvmlite. A
+warm process imports llvmlite alone, not Numba.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from graphopt.kernels.core import object_cache
 from graphopt.kernels.core.struct_layouts import Kind, descriptor_words, record_words
 from graphopt.machine.cpu import host_cpu
 
-# A kind says how a parameter travels: "i64", "f32" by value, "T*" as the address of T, a NamedTuple field by field.
+# The kind of a parameter: "i64", "f32" are passed by value, "T*" as the address of T, a NamedTuple field by field.
 _NUMBA_NAMES = {
     "i8": "int8", "u8": "uint8", "i16": "int16", "u16": "uint16",
     "i32": "int32", "u32": "uint32", "i64": "int64", "f32": "float32", "f64": "float64",
@@ -58,7 +58,7 @@ class Kernel:
 
     @property
     def words(self) -> dict[str, str]:
-        """Name and kind of each word of its descriptor."""
+        """Name and kind of each word of the step's descriptor."""
         return descriptor_words(self.fields)
 
     @property
@@ -165,7 +165,7 @@ def _target() -> Any:
 
 
 def _link(codes: Mapping[str, bytes]) -> None:
-    """Link objects by their kernels' keys, and remember the addresses."""
+    """Link objects, by their kernels' keys, and record the addresses of their symbols."""
     import llvmlite.binding as llvm
 
     if not codes:

@@ -1,4 +1,4 @@
-"""Instruction-set levels: one table entry each, chosen from the CPU's features or forced by GRAPHOPT_ISA."""
+"""Instruction-set levels: a table, from which the CPU's features or GRAPHOPT_ISA select one."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ Dot = Literal["vpdpbusd", "vpmaddubsw", "vpmaddwd", "widen"]
 
 @dataclass(frozen=True, slots=True)
 class Level:
-    """An instruction set as the generators of micro-kernels see it.
+    """An instruction set, in the terms of the generators of micro-kernels.
 
     `lanes` int32 values make a vector; a register tile is `rows` activations by `vectors` vectors of channels.
     `dot` names the four-deep u8·s8 → int32 sequence:
 
     - ``vpdpbusd``: one instruction, exact.
-    - ``vpmaddubsw``: pairs summed in int16; exact only for weights whose pairs cannot overflow, which packing proves.
-    - ``vpmaddwd``: exact for any weights, at half that speed; for operands known only while running.
+    - ``vpmaddubsw``: pairs summed in int16; exact only for weights whose pairs cannot overflow, as packing proves.
+    - ``vpmaddwd``: exact for any weights, at half that speed; for operands that are not constant.
     - ``widen``: generic vector IR on int16 operands; exact and selectable everywhere.
     """
 
@@ -53,7 +53,7 @@ def available_levels() -> tuple[Level, ...]:
 
 
 def select_level(name: str | None = None) -> Level:
-    """The level called `name`, else the one GRAPHOPT_ISA names, else the best this CPU has.
+    """The level called `name`, else the level in GRAPHOPT_ISA, else the best level of this CPU.
 
     Raises ValueError for an unknown level or one the CPU lacks (running it would end the process).
     """

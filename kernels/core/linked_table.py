@@ -1,7 +1,7 @@
 """Tables of words that compiled code reads, some of them addresses: of arrays, and of compiled functions.
 
-An address is valid only in the process that took it. A `LinkedTable` therefore keeps the arrays and functions behind
-its addresses: the arrays stay alive, and a table read from disk is linked again to those stored with it.
+An address is valid only in its own process. A `LinkedTable` therefore keeps the arrays and functions behind its
+addresses: the arrays stay alive, and a table read from disk is linked again to the arrays and functions stored with it.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ class LinkedTable:
         self.words[:, word] = values
 
     def relink(self, replaced: Callable[[Array], Array]) -> None:
-        """Point at the arrays that take the place of those it points at, which must hold the same."""
+        """Point at `replaced(array)`, an array of equal content, instead of each array."""
         for index, (places, target, offset) in enumerate(self.links):
             if isinstance(target, np.ndarray) and (new := replaced(target)) is not target:
                 self.links[index] = places, new, offset
@@ -51,7 +51,7 @@ class LinkedTable:
 
     @property
     def nbytes(self) -> int:
-        """Bytes of the table and of the arrays it points at."""
+        """Bytes of the table and of the arrays that it points at."""
         return int(self.words.nbytes) + sum(array.nbytes for array in self.arrays)
 
     @property

@@ -1,4 +1,4 @@
-"""Arrays as kernels want them: on a cache line, with readable slack behind."""
+"""Memory of kernels' arrays: aligned to a cache line, with readable slack behind."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The on-disk cache of compiled kernels: never stale, safe to share; where it fails, kernels are compiled anew."""
+"""The on-disk cache of compiled kernels: never stale, safe to share; if it fails, kernels are compiled again."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Steps and programs: how prepared operators become one compiled call. The ABI stands in the docstring of `kernels`."""
+"""Steps and programs: prepared operators as one compiled call. The ABI is described in the docstring of `kernels`."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ _EXECUTE = Function(
 
 @dataclass(frozen=True, slots=True)
 class Buffer:
-    """A place known by name when an operator is prepared and by address when its program is bound."""
+    """Memory known by name when an operator is prepared, and by address when its program is bound."""
 
     name: str
     offset: int = 0  # bytes
@@ -41,9 +41,9 @@ Argument = int | float | Array | Buffer | MicroKernel | LinkedTable | Record
 
 @dataclass(frozen=True, slots=True)
 class Step:
-    """One kernel with its arguments: numbers, buffers to be bound, constant arrays and functions (kept alive here).
+    """One kernel with its arguments: numbers, buffers to bind, constant arrays and functions (kept alive by the step).
 
-    Records are given whole; `arguments` then holds them field by field, one entry a word of the descriptor.
+    Records are passed whole; `arguments` then holds their fields, one entry for each word of the descriptor.
     `tiles` units of work can be shared between workers, claimed `grain` at a time. `scratch` is the private memory in
     bytes that each worker needs while it runs.
     """
@@ -79,7 +79,7 @@ class Step:
                 yield from (target for _, target, _ in value.links if isinstance(target, MicroKernel))
 
     def replace_arrays(self, replaced: Callable[[Array], Array]) -> None:
-        """Read constants, also in tables, from the arrays that take their place, which must hold the same."""
+        """Read each constant, also in tables, from `replaced(array)`, an array of equal content."""
         words = {name: replaced(v) if isinstance(v, np.ndarray) else v for name, v in self.arguments.items()}
         object.__setattr__(self, "arguments", words)
         for value in words.values():
@@ -124,7 +124,7 @@ class Routine:
 
     @property
     def scratch(self) -> int:
-        """Private bytes a worker needs for the hungriest step."""
+        """Private bytes of a worker: the most that any step needs."""
         return max((step.scratch for step in self.steps), default=0)
 
 
@@ -136,7 +136,7 @@ def _execute() -> Callable[..., None]:
 
 @cache
 def _yield_address() -> int:
-    """The system call that gives the rest of a time slice away."""
+    """The address of the system call that yields the rest of a time slice."""
     if sys.platform == "win32":
         function = ctypes.WinDLL("kernel32").SwitchToThread
     else:

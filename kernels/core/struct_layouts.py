@@ -1,9 +1,9 @@
 """Layouts that Python fills and compiled code reads: records of arguments, and records in memory.
 
-A record of arguments is a NamedTuple of `int` (int64) and `float` (float32) fields. It travels field by field in a
-step's descriptor, and the loop reads its fields as attributes: the machine code is that of so many parameters.
+A record of arguments is a NamedTuple of `int` (int64) and `float` (float32) fields. A step's descriptor holds it field
+by field, and the loop reads its fields as attributes: the machine code equals that of separate parameters.
 
-A record in memory is a row of int64 words, which the classes below number; floats are the bits in the low half.
+A record in memory is a row of int64 words, numbered by the classes below; a float is its bits in the low half.
 """
 
 from __future__ import annotations

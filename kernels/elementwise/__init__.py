@@ -1,1 +1,1 @@
-"""One element at a time: quantize and dequantize, tables of 256 entries, arithmetic of two tensors."""
+"""Elementwise kernels: quantize and dequantize, tables of 256 entries, arithmetic of one or two tensors."""

@@ -1,6 +1,6 @@
 """Preparation of elementwise steps on codes: quantize, dequantize, tables, and Add, Sub, Mul of quantized tensors.
 
-The output may be an input: each element is read before it is written. Only tables are as fast then.
+The output may be an input: each element is read before it is written. Only tables keep their speed in place.
 """
 
 from __future__ import annotations
@@ -54,7 +54,7 @@ def prepare_dequantize(count: int, x: Quantization) -> Routine:
 def prepare_table(count: int, table: Array) -> Routine:
     """Any function of one 8-bit code: y[i] = table[x[i]], count bytes; table: 256 bytes by the bits of x as u8.
 
-    Requantization, activations (Sigmoid, …) and Add or Mul with a constant scalar are all of this kind.
+    Such functions are requantization, activations (Sigmoid, …) and Add or Mul with a constant scalar.
     """
     full, rest = divmod(count, TILE)
     steps = []
@@ -71,9 +71,10 @@ def prepare_binary(
 ) -> Routine:
     """Add, Sub or Mul of quantized tensors a and b into y of a's shape (QLinearAdd and QLinearMul as QDQ defines them).
 
-    y = quantize(dequantize(a) ∘ dequantize(b)), each operation rounded in float32. b broadcasts to a when, leading ones
-    added, its shape is: equal; a scalar; equal but for ones in leading, middle or last axes as one contiguous run
-    (such as [N, 1, 1, C], [C], [N, H, W, 1]). Raises ValueError for other shapes; swap Add and Mul for a smaller a.
+    y = quantize(dequantize(a) ∘ dequantize(b)), each operation rounded in float32. b broadcasts to a if its shape, with
+    leading ones added, is equal, a scalar, or equal but for ones in one contiguous run of leading, middle or last axes
+    (such as [N, 1, 1, C], [C], [N, H, W, 1]). Raises ValueError for other shapes; for a smaller a, swap the operands of
+    Add and Mul.
     """
     rows, count = broadcast(a_shape, b_shape), prod(a_shape)
     factors = proved_factors(op, a, b, y)

@@ -1,4 +1,4 @@
-"""Preparation of float32 arithmetic: two tensors (the second perhaps a constant), and Clip and Gelu of one."""
+"""Preparation of float32 arithmetic: of two tensors (the second optionally a constant), and Clip and Gelu of one."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Preparation of functions of one float32 element: activations, and what stands beside them in models."""
+"""Preparation of functions of one float32 element: activations, square roots, reciprocals and the like."""
 
 from __future__ import annotations
 
@@ -30,8 +30,8 @@ def prepare_float_function(function: FloatFunctionName, count: int, a: float = 0
     −x, absolute |x|. leaky: x, a x below 0. elu: x, a (exp(x) − 1) below 0. hard_swish: x min(max(a x + b, 0), 1).
     number: x, a for NaN.
 
-    sigmoid, gated, tanh, exp, erf and elu are right to a few units in the last place of the greatest value that they
-    take near x; the others are ONNX's float32 arithmetic.
+    sigmoid, gated, tanh, exp, erf and elu are accurate to a few units in the last place of their greatest value near x;
+    the others are ONNX's float32 arithmetic.
     """
     arguments: dict[str, Argument] = {"x": Buffer("x"), "y": Buffer("y"), "count": count, "a": a, "b": b}
     return Routine((Step(_kernel(function), arguments, tiles=-(-count // TILE)),))

@@ -2,7 +2,7 @@
 
 Add, Sub and Mul of two 8-bit tensors have 256 × 256 cases. quantize((a − za) · sa ∘ (b − zb) · sb) divides by the scale
 of y, which takes a vector unit ten cycles; factors near sa / sy and sb / sy nearly always round to the same codes in
-all cases, and where they do not the division stays.
+all cases; otherwise the division stays.
 """
 
 from __future__ import annotations
@@ -26,9 +26,9 @@ _REACH = 2  # units in the last place tried on both sides; a pair of scales not 
 def proved_factors(
     op: BinaryOp, a: Quantization, b: Quantization, y: Quantization, clamp: tuple[int, int] | None = None
 ) -> tuple[float, float] | None:
-    """float32 (p, q) with clamp(quantize(a ∘ b)) = clamp(round_half_even((a − za) · p ∘ (b − zb) · q) + zy), always.
+    """float32 (p, q) with clamp(quantize(a ∘ b)) = clamp(round_half_even((a − za) · p ∘ (b − zb) · q) + zy) always.
 
-    Every operation is rounded in float32. None where no factors tried are right for all pairs of codes.
+    Every operation is rounded in float32. None where no tried factors give equal codes for all pairs.
     """
     left, right = _centred(a), _centred(b)
     least, greatest = (y.low, y.high) if clamp is None else clamp
@@ -63,7 +63,7 @@ def _candidates(op: BinaryOp, a: float, b: float, y: float) -> Iterator[tuple[np
 
 
 def _near(value: np.float32) -> list[np.float32]:
-    """The value and its neighbours, the nearest first; none where the value is no normal number."""
+    """The value and its neighboring floats, the nearest first; empty where the value is no normal number."""
     if not np.isfinite(value) or value < np.finfo(np.float32).tiny:
         return []
     neighbours, below, above = [value], value, value

@@ -1,4 +1,4 @@
-"""Tables of each channel replaced by lines, proved over all codes: BatchNormalization between codes.
+"""Lines in place of tables by channel, proved over all codes: BatchNormalization between codes.
 
 quantize(gamma · dequantize(x) + beta) is, for each channel, a line in the code, rounded and clipped. A line in float32
 nearly always rounds to the same 256 codes, and a vector unit computes 16 of them in the time of one or two look-ups.
@@ -15,7 +15,7 @@ from graphopt.kernels.core.memory import Array
 from graphopt.kernels.tensors.quantization import Quantization
 
 _STEPS = (0, 1, -1, 2, -2, 3, -3)
-"""Units in the last place by which a slope is moved, in the order tried; one channel that none proves is a refusal."""
+"""Units in the last place by which a slope is shifted, in the order tried; a channel without a proof ends in None."""
 _BLOCK = 32
 """Channels proved at a time: 256 float64 of each fit a core's cache, and the first refusal ends the proof. A choice."""
 
@@ -26,8 +26,8 @@ def proved_lines(
     """float32 [2, channels], slopes and shifts with clip(round_half_even(code · slope + shift) + zero point) = table.
 
     values: [channels, 256] by the bits of x's codes as u8, in units of the result's scale, the zero point not added.
-    tables: the codes that they were quantized to. The limits are the least and the greatest code of all tables; product
-    and sum are rounded to float32. None where a channel is no such line.
+    tables: the codes of these values. The limits of clip are the least and the greatest code of all tables; product and
+    sum are rounded to float32. None where a channel has no such line.
     """
     if not np.all(np.isfinite(values)):
         return None
@@ -50,7 +50,7 @@ def _lines(
     exact: npt.NDArray[np.float64], steps: npt.NDArray[np.float64], codes: npt.NDArray[np.float64],
     low: float, high: float,
 ) -> npt.NDArray[np.float32] | None:  # fmt: skip
-    """The lines of some channels, in ascending order of the codes; None where one of them is none."""
+    """The lines of a block of channels, arrays in ascending order of codes; None where a channel has none."""
     slopes, lines = _slopes(exact, codes), np.zeros((2, len(exact)), np.float32)
     open_channels = np.arange(len(exact))
     for step in _STEPS:
@@ -68,9 +68,9 @@ def _lines(
 
 
 def _slopes(exact: npt.NDArray[np.float64], codes: npt.NDArray[np.float64]) -> npt.NDArray[np.float32]:
-    """The slope of each row between its first and its last value that no clip made.
+    """The slope of each row between its first and its last unclipped value.
 
-    Extremes may be clipped; where there are hardly others, those that stand alone are taken for values of the line.
+    Repeated extremes count as clipped; extremes that occur once count as unclipped in rows with fewer than two others.
     """
     inside, single = np.ones(exact.shape, bool), np.ones(exact.shape, bool)
     for extreme in (exact.min(1, keepdims=True), exact.max(1, keepdims=True)):
@@ -80,7 +80,7 @@ def _slopes(exact: npt.NDArray[np.float64], codes: npt.NDArray[np.float64]) -> n
     inside = np.where(inside.sum(1, keepdims=True) < 2, single, inside)
     last_place = exact.shape[1] - 1
     first, last = inside.argmax(1), last_place - inside[:, ::-1].argmax(1)
-    alone = first == last  # any steeper line than that to the clipped neighbour will do
+    alone = first == last  # any line steeper than the one to the clipped neighbor works
     first, last = np.where(alone & (first == last_place), first - 1, first), np.where(alone & (last == 0), 1, last)
     rows = np.arange(len(exact))
     slopes: npt.NDArray[np.float32] = (exact[rows, last] - exact[rows, first]) / (codes[last] - codes[first])

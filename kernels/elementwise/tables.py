@@ -73,7 +73,7 @@ def prepare_channel_lines(
 
 
 def _rows_together(rows: int, channels: int, stride: int | None) -> int:
-    """How many rows a loop takes as one, so that a row of few channels fills vectors; 1 where they lie apart."""
+    """The number of rows joined to one, so that rows of few channels fill vectors; 1 where rows are not contiguous."""
     together = 1
     while stride in (None, channels) and rows % (2 * together) == 0 and 2 * together * channels <= _WIDE:
         together *= 2

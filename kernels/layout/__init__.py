@@ -1,1 +1,1 @@
-"""Moving elements without computing: copies, shuffles, transpositions, resizing, NCHW planes to NHWC pixels."""
+"""Data movement: copies, shuffles, transpositions, resizing, NCHW planes to NHWC pixels and back."""

@@ -1,4 +1,4 @@
-"""Where Resize reads, and preparation of linear Resize of float32 images, as onnxruntime computes them."""
+"""The source positions of Resize, and preparation of linear Resize of float32 images, as in onnxruntime."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ from graphopt.kernels.core.steps import Argument, Buffer, Routine, Step
 from graphopt.kernels.tensors.windows import Image
 
 Coordinates = Literal["half_pixel", "pytorch_half_pixel", "asymmetric", "align_corners"]
-"""Where an output pixel lies in the input: ONNX's coordinate_transformation_mode."""
+"""The position of an output pixel in the input: ONNX's coordinate_transformation_mode."""
 Nearest = Literal["round_prefer_floor", "round_prefer_ceil", "floor", "ceil"]
-"""Which pixel is the nearest: ONNX's nearest_mode, the default first."""
+"""The choice of the nearest pixel: ONNX's nearest_mode, the default first."""
 
 
 class ResizeRecord(NamedTuple):
@@ -39,14 +39,14 @@ RESIZE_LINEAR = Kernel(
 
 @dataclass(frozen=True, slots=True)
 class Taps:
-    """The two elements along an axis that each output is interpolated from, int32 [2, size], and their weights f32."""
+    """The two source elements of each output along an axis, int32 [2, size], and their weights, float32."""
 
     places: npt.NDArray[np.int32]
     weights: npt.NDArray[np.float32]
 
 
 def _places(size: int, out: int, scale: float, coordinates: Coordinates) -> npt.NDArray[np.float32]:
-    """Where each of `out` elements lies along an axis of `size`, also beyond its ends."""
+    """The positions of `out` elements along an axis of `size`, possibly beyond its ends."""
     at = np.arange(out, dtype=np.float32)
     factor = np.float32(scale)
     if scale != 1:
@@ -64,7 +64,7 @@ def _places(size: int, out: int, scale: float, coordinates: Coordinates) -> npt.
 def nearest_places(
     size: int, out: int, scale: float, coordinates: Coordinates, nearest: Nearest
 ) -> npt.NDArray[np.int32]:
-    """The elements along an axis of `size` that `out` elements are, int32; arguments as of `linear_taps`."""
+    """int32 [out]: the nearest source elements along an axis of `size`; arguments as in `linear_taps`."""
     at = _places(size, out, scale, coordinates)
     if nearest == "floor":
         at = np.floor(at)

@@ -1,4 +1,4 @@
-"""Preparation of transpositions of 8-bit tensors: axes of size 1 dropped, neighbours merged, at most five remain."""
+"""Preparation of transpositions: axes of size 1 dropped, axes that stay neighbors merged, at most five runs remain."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ from graphopt.kernels.layout.moves import prepare_channel_shuffle
 
 _SIZES = dict.fromkeys(("n1", "n2", "n3", "n4", "s0", "s1", "s2", "s3", "s4"), "i64")
 _MOST = 5
-"""Runs of axes that move apart: the kernel's loops. Pixels spread from channels have as many (DepthToSpace)."""
+"""The most runs of axes after merging, one for each of the kernel's loops: as many as DepthToSpace needs."""
 _PIECE = 256
-"""Most elements of a dense axis that a tile takes: a piece of three planes is 3 KB. Tiles of one pixel took six times
-as long for a picture of 224 × 224 (478 to 78 µs), and 1.6 times as long for 64 channels back to planes."""
+"""The most elements of a dense axis in a tile: a piece of three planes is 3 KB. Tiles of one pixel took six times as
+long for an image of 224 × 224 (478 to 78 µs), and 1.6 times as long for 64 channels back to planes."""
 PERMUTE = {
     itemsize: Kernel("graphopt.kernels.loops.layout.permute:permute", {"x": kind, "y": kind, **_SIZES})
     for itemsize, kind in ((1, "u8*"), (4, "i32*"))
@@ -23,14 +23,14 @@ PERMUTE = {
 def prepare_permute(shape: Sequence[int], permutation: Sequence[int], itemsize: int = 1) -> Routine:
     """ONNX Transpose of elements of 1 or 4 bytes: x dense of `shape` → y dense with axes in the order `permutation`.
 
-    Raises ValueError where more than five runs of axes move apart, or `permutation` is none.
+    Raises ValueError where more than five runs of axes remain, or `permutation` is not one.
     """
     if sorted(permutation) != list(range(len(shape))):
         raise ValueError(f"{tuple(permutation)} is no permutation of {len(shape)} axes")
     strides = [1] * len(shape)
     for axis in range(len(shape) - 2, -1, -1):
         strides[axis] = strides[axis + 1] * shape[axis + 1]
-    runs: list[tuple[int, int]] = []  # size, stride; neighbours that stay neighbours merged
+    runs: list[tuple[int, int]] = []  # size, stride; axes that stay neighbors merged
     for axis in permutation:
         size, stride = shape[axis], strides[axis]
         if size == 1:
@@ -63,5 +63,5 @@ def prepare_permute(shape: Sequence[int], permutation: Sequence[int], itemsize: 
 
 
 def _is_shuffle(rows: tuple[int, int], each: tuple[int, int], groups: tuple[int, int]) -> bool:
-    """Dense rows of which a few groups of bytes are interleaved: an instruction or two for many bytes."""
+    """Whether a few groups of bytes of dense rows are interleaved: an instruction or two for many bytes."""
     return 2 <= groups[0] <= 4 and each[1] == 1 and groups[1] == each[0] and rows[1] == each[0] * groups[0]

@@ -1,4 +1,4 @@
-"""Preparation of the borders of a region: float32 planes to 8-bit pixels and back, in one pass."""
+"""Preparation of conversions at a region's borders: float32 NCHW planes to 8-bit NHWC pixels and back, in one pass."""
 
 from __future__ import annotations
 

@@ -1,1 +1,1 @@
-"""Numba functions over raw addresses: the bodies of steps. Imported only to compile; a warm process never does."""
+"""Numba functions over raw addresses: the bodies of steps. Imported only to compile, never by a warm process."""

@@ -35,7 +35,7 @@ def convolve(
 ):  # fmt: skip
     """Units lo … hi − 1: unit = block · splits + part, a block of tiles by a part of the output channels' panels.
 
-    product: words of `WinogradRecord`; at: the parts of scratch, which `ScratchLayout` explains.
+    product: words of `WinogradRecord`; at: offsets in scratch, a `ScratchLayout`.
     """
     base = scratch + worker * at.size
     m, width, channels, item = cut.m, cut.width, shape.channels, shape.item

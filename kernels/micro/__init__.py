@@ -1,1 +1,1 @@
-"""Generators of LLVM IR for instructions that a compiler does not choose by itself. Imported only to compile."""
+"""Generators of LLVM IR for instructions that compilers do not select themselves. Imported only to compile."""

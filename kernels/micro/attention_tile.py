@@ -1,4 +1,4 @@
-"""The inner loops of attention: scores of a few heads with keys that they share, and sums of the values."""
+"""The inner loops of attention: scores of a few heads with their shared keys, and weighted sums of values."""
 
 from __future__ import annotations
 
@@ -65,7 +65,7 @@ def emit_values(
 
 
 def _row(b: ir.IRBuilder, rows: ir.Value, index: ir.Value, size: int, lanes: int, coded: int) -> list[ir.Value]:
-    """Row `index` as vectors of float32: of float32, or of codes int8 [size] with their scale, a float32, behind."""
+    """Row `index` as float32 vectors, from float32, or from int8 codes [size] followed by their float32 scale."""
     kind = vector(F32, lanes)
     line = b.add(rows, b.mul(index, I64(size + 4 if coded else 4 * size)))
     if not coded:

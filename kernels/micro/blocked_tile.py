@@ -11,7 +11,7 @@ from graphopt.kernels.micro.dot import FORMS
 from graphopt.kernels.micro.vectors import F32, I8, I32, I64, vector
 
 _UNROLLED = 8
-"""Loads of weights that are unrolled: a block of 64 depths of 4 bits, after which code grows and nothing is gained."""
+"""Unrolled loads of weights: a block of 64 depths of 4 bits; more only grows the code."""
 
 
 _AHEAD = 2048

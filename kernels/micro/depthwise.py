@@ -34,11 +34,11 @@ def emit(
 ) -> None:  # fmt: skip
     """Define void symbol(pointers, record, y, pixels).
 
-    pointers: int64[columns][rows], where the first pixel's taps lie (`rows` is a multiple of the form's group); record:
-    `DepthwiseRecord`, offsets relative to itself; y: the first pixel's output. `width` channels are computed, `stored`
-    of them written. Of a pixel's columns the last `fresh` are new, the others are the previous pixel's: a column is
-    read once, then added to the sums of every pixel it belongs to. `real` of the rows are taps, the rest fill the last
-    group.
+    pointers: int64[columns][rows], addresses of the first pixel's taps (`rows` is a multiple of the form's group);
+    record: `DepthwiseRecord`, offsets relative to itself; y: the first pixel's output. `width` channels are computed,
+    `stored` of them written. Of a pixel's columns the last `fresh` are new, the others are the previous pixel's: a
+    column is read once, then added to the sums of all pixels whose window contains it. `real` of the rows are taps, the
+    rest fill the last group.
     form: quads (vpdpbusd) | pairs (vpmaddwd) | single (generic IR).
     """
     _, b = op.function(module, symbol, ("pointers", "record", "y", "pixels"))
@@ -69,7 +69,7 @@ def emit(
     zero = op.splat(b, zero, lanes)
     x_step, y_step = op.word(b, record, DepthwiseRecord.X_STEP), op.word(b, record, DepthwiseRecord.Y_STEP)
 
-    # Sums of the outputs that the columns seen so far take part in, the next pixel's first.
+    # Sums of the outputs whose windows contain the columns read so far, the next pixel's first.
     pending = [[op.variable(b, value) for value in bias] for _ in range((columns - 1) // fresh + 1)]
 
     def add_column(column: int, offset: ir.Value | None) -> None:

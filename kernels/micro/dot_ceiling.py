@@ -1,4 +1,4 @@
-"""Dot products between registers alone: the ceiling of a core that need not load or store."""
+"""Dot products between registers only: a core's peak rate without loads or stores."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ def emit(module: ir.Module, symbol: str, level_name: str, sums: int, unroll: int
     """Define void symbol(operands, count): `count` times `unroll` dot products into each of `sums` independent sums.
 
     operands: the weights, then the first value of each sum, a vector each. Each sum is its own next activations, and
-    the total is written over the weights, so that nothing can be left out or be done once for all.
+    the total is written over the weights, so that LLVM can neither drop nor hoist a dot product.
     """
     level = select_level(level_name)
     _, b = function(module, symbol, ("operands", "count"))

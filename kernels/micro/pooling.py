@@ -1,4 +1,4 @@
-"""One pooled pixel: the maximum or the requantized mean, channel by channel, of the pixels that pointers name."""
+"""One pooled pixel: the maximum or the requantized mean, channel by channel, of the pixels at given addresses."""
 
 from __future__ import annotations
 

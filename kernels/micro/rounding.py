@@ -14,7 +14,7 @@ MAGIC_BITS = 0x4B400000  # of MAGIC as float32
 
 
 def panel_floats(b: ir.IRBuilder, record: ir.Value, lanes: int) -> dict[str, ir.Value]:
-    """The panel's numbers that serve all channels, one vector each, by name."""
+    """The panel's constants for all channels, one vector each, by name."""
     return {name: splat(b, word(b, record, index, F32), lanes) for name, index in Panel.FLOATS.items()}
 
 
@@ -25,7 +25,7 @@ def clamp(b: ir.IRBuilder, value: ir.Value, low: ir.Value, high: ir.Value) -> ir
 
 
 def nearest(b: ir.IRBuilder, value: ir.Value) -> ir.Value:
-    """Half to even, |value| < 2^22. Wide vectors have an instruction for it, the narrowest may not."""
+    """value rounded half to even, |value| < 2^22: by an instruction for wide vectors; the narrowest may have none."""
     lanes = value.type.count
     if lanes > 4:
         return intrinsic(b, f"llvm.roundeven.v{lanes}f32", value.type, [value])

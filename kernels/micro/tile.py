@@ -1,7 +1,7 @@
 """The register tile: rows × channels of int32 sums over the whole depth, and the epilogue that turns them into outputs.
 
-One function serves matrix products and convolutions, because it reads each row through a pointer per segment: a matrix
-product has one segment, a k×k convolution one for each tap. All it knows of its panel of weights is the panel's record.
+One function serves matrix products and convolutions, as it reads each row through a pointer per segment: a matrix
+product has one segment, a k×k convolution one for each tap. It reads its panel of weights through the panel's record.
 """
 
 from __future__ import annotations
@@ -28,12 +28,12 @@ def emit(
 ) -> None:  # fmt: skip
     """Define void symbol(pointers, record, y, r, row_scales, row_zeros).
 
-    pointers: int64[segments][rows], where each row's bytes lie; for the hybrid form a second table follows, of the
+    pointers: int64[segments][rows], addresses of each row's bytes; for the hybrid form a second table follows, of the
     rows widened to int16. y: first output; r: first residual byte; row_scales f32[rows] and row_zeros i32[rows] serve
     float output, the latter any output with `row_terms`. form: of `dot.FORMS` | hybrid. signed: activations are s8.
     output: "q8" | "i32" | "f32", the first with s for s8 output, c for limits narrower than the type's, w for scales
     that could leave int32 (see `_store_rows_512`). residual: "" or a form of `rounding.add_residual`. table: the record
-    has one for the output's codes. stored: channels written of those computed.
+    has a table of the output's codes. stored: the number of computed channels that are written.
     """
     level = select_level(level_name)
     _, b = op.function(module, symbol, ("pointers", "record", "y", "r", "row_scales", "row_zeros"))
@@ -109,7 +109,7 @@ def _weights(b: ir.IRBuilder, place: ir.Value, offset: int, lanes: int) -> ir.Va
 def _activations(b: ir.IRBuilder, address: ir.Value, lanes: int, flip: ir.Value | None) -> ir.Value:
     """Four bytes of a row in every lane; s8 becomes u8 by + 128, which the bias takes back.
 
-    The mask comes from memory: with a constant one LLVM 22 never ends its search for the better of two splats.
+    The mask comes from memory: with a constant mask LLVM 22 never ends its search for the better of two splats.
     """
     a = op.splat(b, op.load(b, address, I32), lanes)
     return b.xor(a, flip) if flip is not None else a
@@ -119,7 +119,7 @@ def _hybrid(
     b: ir.IRBuilder, record: ir.Value, pointers: ir.Value, weights: ir.Value, sums: list[Rows], rows: int, vectors: int,
     flip: ir.Value | None,
 ) -> None:  # fmt: skip
-    """Per segment first the groups proved safe, by vpmaddubsw, then the others widened, by vpmaddwd.
+    """For each segment first the groups proved safe, by vpmaddubsw, then the other groups, widened, by vpmaddwd.
 
     COUNTS: int32[segments][2], safe groups in pairs and unsafe groups; DEPTHS: int32 byte offset of each group.
     """
@@ -193,7 +193,7 @@ def _store_bytes(
     b: ir.IRBuilder, record: ir.Value, y: ir.Value, r: ir.Value, totals: Rows, lanes: int, form: str, residual: str,
     table: bool, stored: int,
 ) -> None:  # fmt: skip
-    """y = saturate(round_half_even(acc · scale) + zero point), and so again after adding a dequantized residual.
+    """y = saturate(round_half_even(acc · scale) + zero point), and again after adding a dequantized residual.
 
     LOW and HIGH are the output's limits less its zero point, so the clamp precedes rounding, which is monotonic.
     """
@@ -225,7 +225,7 @@ def _store_rows_512(
     b: ir.IRBuilder, record: ir.Value, values: Rows, one: Mapping[str, ir.Value], y: ir.Value, y_stride: ir.Value,
     form: str, table: bool, stored: int,
 ) -> None:  # fmt: skip
-    """The same for rows of one or two 512-bit vectors, four vectors at a time by saturating packs.
+    """`_store_bytes` for rows of one or two 512-bit vectors, four vectors at a time by saturating packs.
 
     Where acc · scale is known to fit int32 (no "w" in the form), saturation does most of the clamping: to words, then
     the zero point is added, then to bytes; limits narrower than the type's follow ("c" in the form). Else the upper

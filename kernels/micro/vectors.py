@@ -1,4 +1,4 @@
-"""LLVM IR that all generators use: vectors, unaligned memory, counted loops, intrinsics."""
+"""LLVM IR helpers of all generators: vectors, unaligned memory, counted loops, intrinsics."""
 
 from __future__ import annotations
 
@@ -87,7 +87,7 @@ def concatenate(builder: ir.IRBuilder, parts: Sequence[ir.Value]) -> ir.Value:
 
 
 def piece(builder: ir.IRBuilder, value: ir.Value, first: int, count: int) -> ir.Value:
-    """`count` neighbouring elements of a vector."""
+    """`count` consecutive elements of a vector, from `first` on."""
     order = ir.Constant(vector(I32, count), list(range(first, first + count)))
     return builder.shuffle_vector(value, value, order)
 
@@ -105,7 +105,7 @@ def store_first(builder: ir.IRBuilder, value: ir.Value, address: ir.Value, count
 
 
 def prefetch(builder: ir.IRBuilder, address: ir.Value) -> None:
-    """Ask for the cache line at an address, which may be no memory at all."""
+    """Prefetch the cache line at an address, which may be unmapped."""
     pointer = builder.inttoptr(address, I8.as_pointer())
     intrinsic(builder, "llvm.prefetch.p0", VOID, [pointer, I32(0), I32(3), I32(1)])  # to read, kept, data
 
@@ -128,7 +128,7 @@ def repeat(builder: ir.IRBuilder, count: ir.Value) -> Iterator[ir.Value]:
 
 
 def variable(builder: ir.IRBuilder, value: ir.Value) -> ir.Value:
-    """A place for a mutable value, allotted in the entry block."""
+    """A mutable variable, allocated in the entry block."""
     with builder.goto_entry_block():
         place = builder.alloca(value.type)
     builder.store(value, place)

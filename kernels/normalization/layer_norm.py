@@ -27,11 +27,11 @@ def prepare_layer_norm(
     rows: int, columns: int, scale: Array, bias: Array | None, epsilon: float, y: Quantization | None = None, *,
     centred: bool = True,
 ) -> Routine:  # fmt: skip
-    """ONNX LayerNormalization, axis −1: float32 x[rows, columns] → y float32, or codes as QuantizeLinear makes them.
+    """ONNX LayerNormalization, axis −1: float32 x[rows, columns] → y float32, or its QuantizeLinear to codes.
 
     Every operation is rounded in float32; mean and variance are two passes of 64 partial sums each. Another order of
     summation moves the result by a few units in the last place, hence a code by one where it stands next to a tie.
-    Not `centred`, this is RMSNormalization: x / sqrt(mean of x² + epsilon) · scale, without bias.
+    With `centred` False, RMSNormalization: x / sqrt(mean of x² + epsilon) · scale, without bias.
     """
     if rows == 0 or columns == 0:
         return Routine(())

@@ -43,9 +43,10 @@ def prepare_softmax(rows: int, columns: int, x: Quantization, y: Quantization) -
 
 
 def prepare_float_softmax(rows: int, columns: int, unknown: float = np.nan) -> Routine:
-    """ONNX Softmax over the last axis of float32 x[rows, columns]: exp(x − max) · (1 / Σ), right to a few units.
+    """ONNX Softmax over the last axis of float32 x[rows, columns]: exp(x − max) · (1 / Σ), accurate to a few units in
+    the last place.
 
-    NaN anywhere in a row, or nothing but −inf in it, makes the row `unknown`.
+    A row that contains NaN, or only −inf, becomes `unknown`.
     """
     if rows == 0 or columns == 0:
         return Routine(())

@@ -35,7 +35,8 @@ def prepare_average_pool(
 
     y = saturate(round_half_even(float32(Σ (x − x zero point)) · (x scale / (y scale · n))) + y zero point): exact int32
     sum, then float32 arithmetic. n counts the elements in the image, or in the padded image with `count_include_pad`;
-    what ceil_mode adds beyond the padding never counts. Raises ValueError where a window would lie wholly in padding.
+    elements beyond the padding, by ceil_mode, never count. Raises ValueError where a window would lie wholly in
+    padding.
     """
     return _pool("mean", image, window, x, y, x.signed, y.signed, count_include_pad)
 

@@ -18,9 +18,9 @@ MEAN = Kernel(
 
 
 def prepare_mean(outer: int, count: int, inner: int) -> Routine:
-    """y[o, i] = mean of x[o, :, i] of float32 [outer, count, inner]; NaN where there is nothing to sum.
+    """y[o, i] = mean of x[o, :, i] of float32 [outer, count, inner]; NaN where count is 0.
 
-    Rows side by side (inner 1) are summed in 64 parts, others element after element.
+    Contiguous rows (inner 1) are summed in 64 partial sums, others in order.
     """
     arguments: dict[str, Argument] = {
         "x": Buffer("x"), "y": Buffer("y"), "count": count, "inner": inner, "scratch": SCRATCH,

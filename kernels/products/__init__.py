@@ -1,1 +1,1 @@
-"""Matrix products and convolutions, with constant or quantized-while-running operands, and their epilogues."""
+"""Matrix products and convolutions, with constant or dynamically quantized operands, and their epilogues."""

@@ -1,4 +1,4 @@
-"""Preparation of products of two activations, batched: attention's scores and weighted sums, both zero points exact."""
+"""Preparation of batched products of two quantized activations, such as attention's; both zero points are exact."""
 
 from __future__ import annotations
 
@@ -72,7 +72,7 @@ def prepare_activation_product(
     if prod(batch) * rows * channels == 0:
         return Routine(())
     level = level or select_level()
-    if level.dot == "vpmaddubsw":  # exact only for weights proved beforehand
+    if level.dot == "vpmaddubsw":  # exact only for constant weights, proved at packing
         level = replace(level, dot="vpmaddwd")
     cut = cut_rows(rows, level.rows)
     cut = cut.in_blocks(_BLOCK_ROWS // cut.tall)

@@ -1,4 +1,4 @@
-"""Preparation of products with weights of 4 or 8 bits in blocks along the depth, each block with scales of its own."""
+"""Preparation of products with weights of 4 or 8 bits in blocks along the depth, each block with its own scales."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ from graphopt.kernels.core.steps import SCRATCH, Argument, Buffer, Routine, Step
 from graphopt.kernels.products.tiles import RowTiles, cut_rows
 
 BLOCKS = (16, 32, 64, 128, 256)
-"""Depths of a block, as MatMulNBits takes them."""
+"""Supported block sizes along the depth: MatMulNBits'."""
 
 _ROWS = 8
-"""Rows that share what is loaded and unpacked of the weights: more sums than that leave no registers."""
+"""Rows that share each load and unpacking of weights: more accumulators do not fit the registers."""
 
 
 class BlockedSizes(NamedTuple):
-    """Channels of a panel and of all, blocks of a row, depths of a block, bytes of a panel's weights."""
+    """Channels of a panel, channels in total, blocks of a row, depths of a block, bytes of a panel's weights."""
 
     lanes: int
     channels: int

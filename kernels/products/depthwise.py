@@ -1,4 +1,4 @@
-"""Preparation of depthwise convolution: weights packed for the level in force, one step for the whole image."""
+"""Preparation of depthwise convolution: weights packed for the selected level, one step for the whole image."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ Form = Literal["quads", "pairs", "single"]
 
 
 class TapSlots(NamedTuple):
-    """Slots of the table of pointers, strides of a tap's slot by row and column; outputs that need no padding."""
+    """Slots of the pointer table, strides of a tap's slot by row and column; the range of outputs without padding."""
 
     slots: int
     row: int
@@ -93,7 +93,7 @@ def _form(level: Level, taps: Array) -> Form:
 def _arrangement(window: Window, group: int) -> tuple[int, int, int, int]:
     """Columns of taps, rows per column (filled up to groups), of them real, and columns new to each pixel.
 
-    Windows whose columns come back at the next pixel keep them in registers; the others are one column of all taps.
+    Windows that share columns with the next pixel keep these in registers; others are one column of all taps.
     """
     height, width = window.kernel
     if window.strides[1] < width and window.dilations[1] == 1 and height > 1 and group > 1:
@@ -120,7 +120,7 @@ def _step(
         for first, wide, stored in _blocks(level, form, image.channels)
     ]
     out = window.output(image)
-    # Only the columns that are read anew must lie inside for a run.
+    # In a run only newly read columns must lie inside the image.
     first_inner, last_inner = window.interior(1, image.width, columns - fresh if columns > 1 else 0)
     blank = aligned_empty((max(1, last_inner - first_inner) * window.strides[1] + 1) * image.channels + SLACK)
     blank[:] = x_zero_point & 0xFF
@@ -142,7 +142,7 @@ def _packed_bytes(step: Step) -> int:
 
 
 def _blocks(level: Level, form: Form, channels: int) -> list[tuple[int, int, int]]:
-    """(first channel, channels computed, channels stored): the widest first, the last overlapping its neighbour."""
+    """(first channel, channels computed, channels stored): the widest first, the last overlapping the one before."""
     widths = [64, 32, 16] if form == "quads" and level.lanes == 16 else [32, 16] if form == "quads" else [16]
     blocks = []
     first = 0
@@ -196,7 +196,7 @@ class _Block:
 
 
 def _pack(blocks: list[_Block], filled: Array, bias: Array, output: Requantize, x_step: int) -> LinkedTable:
-    """Records of all blocks, then the arrays that they point at, each on a cache line."""
+    """Records of all blocks, followed by the arrays that they point at, each on a cache line."""
     head = np.zeros((len(blocks), DepthwiseRecord.WORDS), np.int64)
     low, high = (float_bits(limit - output.zero_point) for limit in output.limits)
     parts: list[tuple[int, Array]] = []

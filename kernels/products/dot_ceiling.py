@@ -1,4 +1,4 @@
-"""The measured ceiling of a level: the most multiply-accumulates that a core does when nothing is fetched or stored."""
+"""The measured peak rate of a level: a core's multiply-accumulates without loads or stores."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Preparation of convolutions quantized while running: DynamicQuantizeLinear, ConvInteger, Cast, Mul and Add."""
+"""Preparation of dynamically quantized convolutions: DynamicQuantizeLinear, ConvInteger, Cast, Mul and Add."""
 
 from __future__ import annotations
 
@@ -91,7 +91,7 @@ def _depthwise(
     image: Image, out: Image, window: Window, weights: tuple[Array, int | Array], scale: Array, bias: Array | None,
     limits: tuple[float, float],
 ) -> Routine:  # fmt: skip
-    """One input channel for each output; `image` has its border already."""
+    """A convolution with one input channel for each output channel; `image` includes its border."""
     codes, zero_point = weights
     centred = codes[:, 0].astype(np.float32) - np.reshape(zero_point, (-1, 1, 1)).astype(np.float32)
     packed = np.ascontiguousarray(centred.transpose(1, 2, 0))

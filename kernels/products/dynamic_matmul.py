@@ -1,4 +1,4 @@
-"""Preparation of matrix products quantized while running: DynamicQuantizeLinear, MatMulInteger, Cast and Mul."""
+"""Preparation of dynamically quantized matrix products: DynamicQuantizeLinear, MatMulInteger, Cast and Mul."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from graphopt.kernels.products.epilogue import FloatOutput
 from graphopt.kernels.products.matmul_conv import Activations, prepare_matmul
 
 _LINE = 16384
-"""Elements of a line whose extremes are sought at once: 64 KiB of float32, which the next step finds in the caches."""
+"""Elements of a line, the unit of the search for extremes: 64 KiB of float32, which stay in cache for the next step."""
 _SCRATCH = 512  # bytes: two float32 extremes for each of 64 lanes
 EXTREMES = Kernel(
     "graphopt.kernels.loops.products.dynamic_quantize:extremes",
@@ -28,7 +28,7 @@ QUANTIZE_ROWS = Kernel(
 
 
 def joined_rows(rows: int, columns: int) -> tuple[int, int]:
-    """Lines of several rows, and their elements: short rows would leave most lanes of a search for extremes empty."""
+    """(lines, elements of a line): short rows are joined, as they would leave most lanes of the search empty."""
     together = max((n for n in range(1, min(rows, _LINE // columns) + 1) if rows % n == 0), default=1)
     return rows // together, columns * together
 

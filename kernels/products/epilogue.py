@@ -1,4 +1,4 @@
-"""Epilogues of a product: the outputs that a register tile can write of its int32 sums."""
+"""Epilogues of a product: the forms in which a register tile writes its int32 sums."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Preparation of products of two float32 activations, batched: attention that was left in float."""
+"""Preparation of batched products of two float32 activations, such as in unquantized attention."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Preparation of matrix products and convolutions: the same packing, driver and register tile serve both."""
+"""Preparation of matrix products and convolutions, with common packing, driver and register tile."""
 
 from __future__ import annotations
 
@@ -220,20 +220,20 @@ def _prepare(
 
 
 def _planes(weights: Array, zero_point: Array) -> npt.NDArray[np.int8]:
-    """The weights less their zero point as a sum of s8 planes, stacked in front; uncopied where they are s8 already."""
+    """The weights less their zero point as a sum of s8 planes, stacked in front; s8 with zero point 0 uncopied."""
     if weights.dtype == np.int8 and not zero_point.any():
         return weights[None]
     return split_planes(np.asarray(weights, np.int32) - zero_point.astype(np.int32))
 
 
 def _tallest(level: Level, channels: int) -> int:
-    """Rows of a register tile: more where a single vector holds all channels, so that as many sums are under way."""
+    """Rows of a register tile: more where a single vector holds all channels, to keep as many independent sums."""
     single = channels <= level.lanes and level.dot != "widen"
     return level.rows * level.vectors if single else level.rows
 
 
 def _table(output: Requantize | None, level: Level) -> Argument:
-    """The table that the driver applies to the codes written, where register tiles do not look them up themselves."""
+    """The table that the driver applies to written codes; 0 where there is none or register tiles apply it."""
     if output is None or output.table is None or looks_up(level):
         return 0
     return np.ascontiguousarray(output.table).view(np.uint8).copy()

@@ -14,14 +14,14 @@ _MOST_POSITIVE, _MOST_NEGATIVE = 32767 // 255, -(32768 // 255)
 
 
 def whole_quads(depth: int, sums: int) -> int:
-    """Groups of four depths, filled up to twos, or to fours where fewer than eight sums are under way."""
+    """Groups of four depths, rounded up to a multiple of 2, or of 4 with fewer than eight independent sums."""
     quads = -(-depth // GROUP)
     return quads + -quads % (4 if sums < 8 else 2)
 
 
 @dataclass(frozen=True, slots=True)
 class Split:
-    """A panel with its safe groups first: weights, (pairs of safe, unsafe) groups of each segment, depths of groups."""
+    """A panel, safe groups first: weights; counts by segment of safe pairs and of unsafe groups; depths of groups."""
 
     weights: npt.NDArray[np.int8]
     counts: npt.NDArray[np.int32]
@@ -43,7 +43,7 @@ def split_planes(weights: Array) -> npt.NDArray[np.int8]:
 
 
 def split_unsafe(dense: npt.NDArray[np.int8]) -> Split | None:
-    """Order a panel for vpmaddubsw where some pair sum could leave int16; None where none can, for any u8.
+    """Order a panel for vpmaddubsw if some pair sum could leave int16; None if none can, for any u8.
 
     dense: [segments, quads, width, 4]. A group of four rows of weights is safe when 255 · (sum of the positive of a
     pair) ≤ 32767 and 255 · (sum of the negative) ≥ −32768 in all its channels. Safe groups run in twos; one left over

@@ -1,4 +1,4 @@
-"""Panels: a product's weights in the order a register tile reads them, each with the record of its constants."""
+"""Panels: a product's weights in the order of a register tile's loads, each with a record of its constants."""
 
 from __future__ import annotations
 
@@ -113,7 +113,7 @@ class PanelBuilder:
             place(Panel.SCALE, np.asarray(self.output.scale, np.float32), np.float32)
         if isinstance(self.output, FloatOutput):
             place(Panel.FLOAT_BIAS, np.asarray(0 if self.output.bias is None else self.output.bias), np.float32)
-            # The zero point of a dynamic row is that of the stored bytes: BIAS takes back the flip alone.
+            # A dynamic row's zero point refers to the stored bytes: BIAS only undoes the flip.
             place(Panel.SUMS, sums if dynamic else np.zeros(1, np.int32), np.int32)
 
     def _epilogue(self, table: LinkedTable) -> None:
@@ -129,7 +129,7 @@ class PanelBuilder:
                 table.link_column(Panel.TABLE, aligned_table(self.output.table))
 
     def _safety(self, table: LinkedTable, cuts: Words, packed: Array, segments: int, quads: int) -> bool:
-        """Reorder the panels in which int16 pairs could overflow; True if there is one."""
+        """Reorder the panels in which int16 pairs could overflow; True if any panel could."""
         if self.level.dot != "vpmaddubsw":
             return False
         reordered = False
@@ -172,7 +172,7 @@ class PanelBuilder:
             records[panels, Panel.STEPS] = quads // unroll
 
     def _unroll(self, vectors: int, segments: int, quads: int) -> int:
-        """Quads of a step: more where few sums would wait for each other, all of them where segments are short."""
+        """Quads of an unrolled step: more for few dependent sums, all quads for short segments."""
         if segments > 1 and quads <= _WHOLE_SEGMENT:
             return quads
         if self.cut.tall * vectors < 8 and quads % 4 == 0:

@@ -1,4 +1,4 @@
-"""An 8-bit epilogue in the compiled code: words of a panel's record, and forms of the micro-kernels that read them."""
+"""8-bit epilogues for compiled code: words of a panel's record, and forms of the micro-kernels that read them."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Records that the loops of products share: rows cut into register tiles, strides of batched matrices."""
+"""Records of the products' loops: rows cut into register tiles, strides of batched matrices."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ class RowTiles(NamedTuple):
 
 
 def cut_rows(rows: int, tallest: int) -> RowTiles:
-    """As few tiles of at most `tallest` rows as cover `rows`, as even as can be, in one block."""
+    """The fewest tiles of at most `tallest` rows that cover `rows`, as even as possible, in one block."""
     tiles = -(-rows // tallest)
     tall = -(-rows // tiles)
     return RowTiles(tall, rows - tiles * (tall - 1), tiles, tiles, 1)
@@ -41,5 +41,5 @@ class Strides(NamedTuple):
     column: int
 
     def in_bytes(self, itemsize: int) -> Strides:
-        """The same in bytes, for elements of `itemsize`."""
+        """These strides in bytes, for elements of `itemsize`."""
         return Strides(*(itemsize * stride for stride in self))

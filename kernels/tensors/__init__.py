@@ -1,1 +1,1 @@
-"""How tensors are described to kernels: quantization, sliding windows over images, broadcasting."""
+"""Descriptions of tensors for kernels: quantization, sliding windows over images, broadcasting."""

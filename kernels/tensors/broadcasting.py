@@ -18,7 +18,7 @@ class Broadcast(NamedTuple):
     inner: int
 
     def tiles(self, elements: int) -> int:
-        """Rows of a larger tensor of so many elements."""
+        """The number of rows of a larger tensor with `elements`."""
         return -(-elements // self.row_elements) if elements else 0
 
     @property

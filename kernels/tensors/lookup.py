@@ -19,7 +19,7 @@ def aligned_table(table: Array) -> npt.NDArray[np.uint8]:
 
 
 def table_look_up() -> MicroKernel:
-    """The compiled look-up void(x, y, count, table) for the level in force."""
+    """The compiled look-up void(x, y, count, table) for the selected level."""
     form = "permute" if looks_up(select_level()) else "scalar"
     return MicroKernel("graphopt.kernels.micro.lookup_table:emit", (form,))
 

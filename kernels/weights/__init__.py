@@ -1,1 +1,1 @@
-"""Work on the weights of a model while it is quantized, too slow in numpy: its arrays would be read many times."""
+"""Work on a model's weights during quantization that would take numpy many passes over the arrays."""

@@ -1,4 +1,4 @@
-"""Grids of few bits for blocks of weights: the search for the scales, and zero points, that cost least."""
+"""Grids of few bits for blocks of weights: the search for scales and zero points of least cost."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from graphopt.kernels.core.memory import Array, whole_lines
 from graphopt.kernels.core.steps import SCRATCH, Buffer, Routine, Step, run_routine
 
 LANES, PLACES = 64, 16
-"""Blocks of a tile, and arrays of as many numbers beside their weights: as `kernels.loops.weights.grids` has them."""
+"""Blocks of a tile, and scratch arrays of LANES numbers: equal to those of `kernels.loops.weights.grids`."""
 SEARCH = Kernel(
     "graphopt.kernels.loops.weights.grids:search",
     {
@@ -31,8 +31,8 @@ NEAREST = Kernel(
 
 @dataclass(frozen=True, slots=True)
 class BlockGrids:
-    """Of blocks [M]: scale f32 and squared error f32 of symmetric grids, then scale, zero point int8 and error of those
-    with zero points. Only the kind that was asked for has values."""
+    """For blocks [M]: scale f32 and squared error f32 of symmetric grids, then scale, zero point int8 and error of
+    grids with zero points. A kind that was not searched is 0."""
 
     scale: Array
     error: Array
@@ -44,11 +44,11 @@ class BlockGrids:
 def search_grids(
     blocks: Array, costs: Array, bits: int, shares: Sequence[float], workers: int = 1, zeroed: bool | None = None
 ) -> BlockGrids:  # fmt: skip
-    """The grids whose nearest codes of `bits` cost least, for blocks f32 [M, block], `block` a multiple of 4.
+    """The grids of least cost with nearest codes of `bits`, for blocks f32 [M, block], `block` a multiple of 4.
 
-    costs: f32 [B, block] of an input's squared error, in turn for the blocks of a row. shares: of a block's range that
-    are tried, each with its scale refitted by least squares to the codes that it leads to. zeroed: whether only grids
-    with zero points are sought, or only those without; None for both.
+    costs: f32 [B, block], the weights of squared errors, cyclic over the B blocks of a row. shares: the shares of a
+    block's range to try, each with its scale refitted by least squares to its codes. zeroed: True searches only grids
+    with zero points, False only those without, None both.
     """
     count, block = blocks.shape
     found = BlockGrids(*(np.zeros(count, kind) for kind in ("f4", "f4", "f4", "i1", "f4")))
@@ -79,8 +79,8 @@ def search_grids(
 
 
 def nearest_codes(blocks: Array, scale: Array, zero: Array | None, bits: int, workers: int = 1) -> Array:
-    """The codes int8 of blocks f32 [M, block] to the nearest on grids scale · (code − zero): scale f32 [M] of either
-    sign, zero int8 [M] or None for 0."""
+    """The nearest int8 codes of blocks f32 [M, block] on grids scale · (code − zero): scale f32 [M] of either sign,
+    zero int8 [M] or None for 0."""
     count, block = blocks.shape
     codes = np.empty(blocks.shape, np.int8)
     if not count:

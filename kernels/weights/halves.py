@@ -1,4 +1,4 @@
-"""Numbers of float16 in float32: numpy converts them one by one."""
+"""Conversion of float16 to float32, which numpy does one by one."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ from graphopt.kernels.core.memory import Array
 from graphopt.kernels.core.steps import Buffer, Routine, Step, run_routine
 
 WIDENED = 1 << 15
-"""Numbers of a tile: as `kernels.loops.weights.halves` has them."""
+"""Numbers of a tile, equal to that of `kernels.loops.weights.halves`."""
 WIDEN = Kernel("graphopt.kernels.loops.weights.halves:widen", {"x": "u16*", "y": "i32*", "count": "i64"})
 
 
 def widened(array: Array, workers: int = 1) -> Array:
-    """float16 of any shape as float32, the same numbers; contiguous."""
+    """A float16 array of any shape, converted to a contiguous float32 array."""
     array = np.ascontiguousarray(array)
     wide = np.empty(array.shape, np.float32)
     if not array.size:

@@ -1,1 +1,1 @@
-"""Exact integer Winograd convolution of 3×3 kernels: algebra, block sizes, when it pays."""
+"""Exact integer Winograd convolution of 3×3 kernels: algebra, block sizes, the choice against direct convolution."""

@@ -1,9 +1,9 @@
-"""The integers of Winograd F(m×m, 3×3): weight transform, the bound that makes it exact, packing.
+"""Integer algebra of Winograd F(m×m, 3×3): weight transform, bound of exactness, packing.
 
 y = Aᵀ [(G w Gᵀ) ∘ (Bᵀ d B)] A (Lavin & Gray, arXiv:1509.09308) on the points 0, ±1, ∞ (m = 2) and 0, ±1, ±2, ∞ (m = 4).
-The rows of G are scaled to integers and Aᵀ takes the rest, so that the result is a known multiple of the true sum:
-4 for m = 2 and 576 = 9 · 64 for m = 4. Arithmetic modulo 2³² can wrap without harm: times 9⁻¹ mod 2³² it leaves
-2^shift · sum, which is right when that fits int32. Bᵀ d B of 8-bit pixels and G w Gᵀ of 8-bit weights fit int16.
+The rows of G are scaled to integers, Aᵀ compensates, and the result is a known multiple of the true sum: 4 for m = 2
+and 576 = 9 · 64 for m = 4. Arithmetic modulo 2³² can wrap without harm: the factor 9⁻¹ mod 2³² leaves 2^shift · sum,
+which is exact if it fits int32. Bᵀ d B of 8-bit pixels and G w Gᵀ of 8-bit weights fit int16.
 """
 
 from __future__ import annotations
@@ -87,7 +87,7 @@ def pack_transformed(variant: Variant, weights: Array, width: int, depth: int) -
 
 
 def pack_plain(weights: Array, width: int, depth: int) -> npt.NDArray[np.int8]:
-    """The weights as int8 [panel][depth / 2][9][width][2], from which the transform's kernel starts."""
+    """The weights as int8 [panel][depth / 2][9][width][2], the input of the transform's kernel."""
     count, channels = weights.shape[:2]
     panels = -(-count // width)
     padded = np.zeros((panels * width, depth, 9), np.int8)

@@ -1,4 +1,4 @@
-"""Sizes that decide Winograd's speed: tiles per block, and rows of the product's register tile."""
+"""Block sizes of Winograd convolution: tiles per block, and rows of the product's register tile."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _ROW_TILE_OVERHEAD = 10  # cycles to begin and to end a register tile
 
 @dataclass(frozen=True, slots=True)
 class Blocks:
-    """`block` tiles are transformed together and multiplied `main` rows at a time, then one time `tail` or none."""
+    """`block` tiles are transformed together and multiplied `main` rows at a time, then `tail` rows once, or 0."""
 
     block: int
     main: int
@@ -25,18 +25,18 @@ class Blocks:
 
     @property
     def rows(self) -> int:
-        """Rows that V and M must have."""
+        """The rows of V and M."""
         return -(-self.block // self.main) * self.main
 
 
 def _tallest(level: Level, vectors: int) -> int:
-    """Rows of the tallest register tile: sums, a vector of weights each and a broadcast fit the registers."""
+    """Rows of the tallest register tile whose sums, weights and a broadcast fit the registers."""
     registers = 32 if level.lanes == 16 else 16
     return min(14, (registers - vectors - 1) // vectors)
 
 
 def _tile_cycles(rows: int, vectors: int, depth: int) -> float:
-    """Two dot products and two loads a cycle; few sums wait for the dot product's latency of four cycles."""
+    """Cycles of a tile: two dot products and two loads a cycle; few sums wait for the dot product's latency of four."""
     per_pair = max(rows * vectors / 2, (rows + vectors) / 2 + 0.25, 4.0)
     return per_pair * depth / 2 + rows * vectors + _ROW_TILE_OVERHEAD
 

@@ -1,4 +1,4 @@
-"""Which form a 3×3 stride-1 convolution takes, F(4×4,3×3), F(2×2,3×3) or direct, from a table of measured rates."""
+"""The choice between F(4×4,3×3), F(2×2,3×3) and direct 3×3 stride-1 convolution, by a table of measured rates."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ _RATES = {
 _LIKE = {
     "avxvnni": "avx512vnni",
     "portable": "avx2",
-}  # unmeasured levels → one whose int16 products are as fast beside its direct form
+}  # unmeasured levels → a level with a like ratio of int16 products to direct convolution
 
 
 def _rate(rates: tuple[float, ...], channels: int) -> float:

@@ -63,8 +63,8 @@ class ScratchLayout(NamedTuple):
     u: int  # weights transformed on the fly
     patch: int  # a tile that leaves the image, with its padding
     offsets: int  # three tables of pixels' offsets: in y, in the residual, in the staging area
-    dump: int  # takes the pixels of a tile that lie outside y
-    staging: int  # takes the pixels of a panel with fewer channels than its width
+    dump: int  # receives the pixels of a tile outside y
+    staging: int  # receives the pixels of a panel with fewer channels than its width
     size: int
 
 
@@ -97,7 +97,7 @@ def prepare_winograd(
     weight_zero_point: int | Array = 0, pads: Sequence[int] = (1, 1, 1, 1), variant: Variant | None = None,
     on_the_fly: bool = False, level: Level | None = None,
 ) -> Routine:  # fmt: skip
-    """`product.prepare_conv` for kernel 3×3, strides and dilations 1, one group: the same buffers, the same bits.
+    """`products.matmul_conv.prepare_conv` for kernel 3×3, strides and dilations 1, one group: equal buffers and bits.
 
     x_shape is (N, H, W, C), weights are [O, C, 3, 3], s8 or u8 with a zero point per tensor or per output channel; pads
     are (top, left, bottom, right), filled with the activations' zero point; y is dense [N, H', W', O].
@@ -184,7 +184,7 @@ def _records(folded: Array, variant: Variant, output: Epilogue, width: int) -> L
 
 
 def _odd_lines(size: int) -> int:
-    """At least `size` bytes and an odd number of cache lines: positions must not fall on the same cache sets."""
+    """`size` bytes rounded up to an odd number of cache lines, so that positions use different cache sets."""
     return (-(-size // LINE) | 1) * LINE
 
 
@@ -206,7 +206,7 @@ def _scratch(
 
 
 def _shares(units: int, panels: int) -> int:
-    """Parts into which each block's panels are split, so that a few workers find work where blocks are few."""
+    """Parts into which each block's panels are split, so that few blocks still occupy a few workers."""
     return min(panels, -(-_SHARES // units)) if units < _SHARES else 1
 
 
@@ -272,7 +272,7 @@ def _routine(
 
 
 def _packed(level: Level, variant: Variant, weights: Array, vectors: int, depth: int, on_the_fly: bool) -> Array:
-    """Weights as the loop reads them: plain, or transformed now by the kernel that transforms them on the fly."""
+    """Weights in the loop's format: plain, or transformed by the kernel that also serves `on_the_fly`."""
     width = vectors * level.lanes
     panels = -(-len(weights) // width)
     if weights.dtype != np.int8:

@@ -1,4 +1,4 @@
-"""Channel groups of any graph: what can be removed together, and what must change with it."""
+"""Channel groups of any graph: channels that can be removed together, and the operators that must then change."""
 
 from .couplings import (
     NEIGHBOURS,

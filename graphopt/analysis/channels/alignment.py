@@ -1,4 +1,4 @@
-"""Which axes of a tensor a Reshape merges and splits, from its sizes alone."""
+"""The axes of a tensor that a Reshape merges and splits, derived from sizes alone."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from ...ir import Dim
 
 @dataclass(frozen=True, slots=True)
 class Block:
-    """Axes `before` become axes `after`, in row-major order; `known` unless sizes hide how.
+    """Axes `before` become axes `after`, in row-major order; `known`: whether the sizes determine how.
 
     solved: an axis of `after` whose size follows from the others', with that size.
     """
@@ -44,7 +44,7 @@ def align(a: Sequence[Dim], b: Sequence[Dim]) -> list[Block]:
 
 
 def _between(a: Sequence[Dim], b: Sequence[Dim], before: range, after: range) -> Block:
-    """The block of axes with unknown sizes: merged where it becomes one axis; one size may follow from the others."""
+    """The block of axes with unknown sizes: merged if it becomes one axis; one unknown size may be solved."""
     if len(after) == 1:
         return Block(tuple(before), tuple(after))
     whole = [a[axis] for axis in before]
@@ -57,7 +57,7 @@ def _between(a: Sequence[Dim], b: Sequence[Dim], before: range, after: range) ->
 
 
 def _blocks(a: list[Dim], b: list[Dim]) -> list[Block]:
-    """Blocks from the left, as far as sizes tell."""
+    """Blocks from the left, as far as sizes determine them."""
     blocks: list[Block] = []
     i = j = 0
     while i < len(a) and j < len(b):
@@ -74,7 +74,7 @@ def _blocks(a: list[Dim], b: list[Dim]) -> list[Block]:
 
 
 def _block(a: list[Dim], b: list[Dim], i: int, j: int) -> tuple[int, int] | None:
-    """Where the block that starts at axes i and j ends."""
+    """The ends of the block that starts at axes i and j."""
     left, right = a[i], b[j]
     i, j = i + 1, j + 1
     if left == right and left is not None:

@@ -1,6 +1,7 @@
-"""Operators of transformers: attention, whose heads go together with what they read, and rotary positions.
+"""Operators of transformers: attention, whose query heads are removed with their key and value heads, and rotary
+positions.
 
-Positions within a head stay: attention scales by their number, and rotations pair them.
+Positions within a head are fixed: attention scales by their number, and rotations pair them.
 """
 
 from __future__ import annotations
@@ -18,12 +19,12 @@ from .elementwise import where
 from .tracker import Tracker, transfer
 
 _PAST, _PRESENT = (4, 5), (1, 2)
-"""Slots of the cache: keys and values."""
+"""Input and output slots of the cache: keys and values."""
 
 
 @transfer("Attention")
 def attention(t: Tracker, node: Node) -> None:
-    """softmax(Q Kᵀ scale + mask) V: query heads with the head of K and V that they read (grouped attention)."""
+    """softmax(Q Kᵀ scale + mask) V: query heads are united with their head of K and V (grouped attention)."""
     q, k, v = node.inputs[:3]
     counts = [int(attr(node, name, 0)) for name in ("q_num_heads", "kv_num_heads")]
     heads, key_heads, channels, axes = _grouped(t, node, (q, k, v), (counts[0], counts[1], counts[1]))
@@ -50,7 +51,7 @@ def attention(t: Tracker, node: Node) -> None:
 
 @transfer("com.microsoft::MultiHeadAttention")
 def multi_head(t: Tracker, node: Node) -> None:
-    """Q, K and V [batch, positions, heads · size], with one bias for the three. Declined where they are packed."""
+    """Q, K and V [batch, positions, heads · size], with one bias for the three. Declined where packed or cached."""
     count = int(attr(node, "num_heads", 0))
     q, k, v = (node.input(slot) for slot in range(3))
     if k is None or v is None or any(node.input(slot) is not None for slot in (6, 7)):
@@ -72,9 +73,9 @@ def multi_head(t: Tracker, node: Node) -> None:
 def _grouped(
     t: Tracker, node: Node, operands: Sequence[Value | None], counts: Sequence[int]
 ) -> tuple[Ids | None, Ids | None, Ids | None, list[Axes]]:
-    """Unite the heads of Q with those of K and V that they read.
+    """Unite the heads of Q with their heads of K and V.
 
-    Returns heads of Q, heads of K, the channels of V in 4 axes, and the axes of all three.
+    Returns the heads of Q, the heads of K, the channels of a V with four axes, and the axes of all three.
     """
     reason = f"{where(node)} attends over it"
     axes = [t.axes(x) for x in operands]
@@ -125,7 +126,7 @@ def _per_head(t: Tracker, value: Value | None, count: int) -> int:
 
 
 def _join_mask(t: Tracker, node: Node, mask: Value | None, heads: Ids | None) -> None:
-    """A mask of all four axes may be one a head."""
+    """Unite the head axis of a mask with `heads`, unless it broadcasts; other axes are fixed."""
     if mask is None:
         return
     own = t.axes(mask)
@@ -138,7 +139,7 @@ def _join_mask(t: Tracker, node: Node, mask: Value | None, heads: Ids | None) ->
 
 @transfer("RotaryEmbedding", "com.microsoft::RotaryEmbedding")
 def rotary(t: Tracker, node: Node) -> None:
-    """Each head [positions, size] rotated by tables [..., size / 2] that stay: heads may go, not positions in them."""
+    """Each head [positions, size] rotated by fixed tables [..., size / 2]: only whole heads are removable."""
     x = node.inputs[0]
     assert x is not None
     axes = t.axes(x)

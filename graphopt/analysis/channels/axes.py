@@ -1,4 +1,4 @@
-"""Axes of a value as positions that can be removed, and integers that are the sizes of such axes."""
+"""Axes of a value as removable positions, and integers that are the sizes of such axes."""
 
 from __future__ import annotations
 
@@ -8,13 +8,13 @@ from ...ir import Dim, Node
 from .elements import Ids
 
 Axes = tuple["Ids | None", ...]
-"""For each axis of a value the elements at its positions; None for an axis from which nothing can be removed."""
+"""For each axis of a value the elements at its positions; None for a fixed axis."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Folded:
-    """An axis that merges `outer`, the axis of `ids` and `inner`, some of whose sizes are not known: position p holds
-    element (p // product of inner) % len(ids)."""
+    """An axis merged from `outer`, the axis of `ids` and `inner`, some of unknown size: position p holds element
+    (p // product of inner) % len(ids)."""
 
     outer: tuple[Dim, ...]
     ids: Ids
@@ -26,7 +26,7 @@ Axis = Ids | Folded | None
 
 @dataclass(frozen=True, slots=True, eq=False)
 class SizeLocation:
-    """Where a size is stored: entry `index` of the constant `vector` at an input slot or attribute of a node."""
+    """The storage of a size: entry `index` of the constant `vector` at an input slot or attribute of a node."""
 
     node: Node
     slot: int | str
@@ -36,10 +36,10 @@ class SizeLocation:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Number:
-    """One entry of a shape computation.
+    """One entry of an integer vector computed from shapes.
 
-    size: its value as far as it is known. counts: the axis whose size it is at run time. place: the constant it is
-    stored in. factors: the numbers it is the product of.
+    size: the value, as far as known. counts: the axis whose size the number is at run time. place: the constant that
+    stores the number. factors: of a product.
     """
 
     size: Dim

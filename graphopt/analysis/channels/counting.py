@@ -1,8 +1,8 @@
-"""Sizes that are read and computed while the model runs: which of them count channels, and which are constants.
+"""Sizes computed at run time: which of them count channels, and which are constants.
 
-An integer vector is followed from Shape to the Reshape or Expand whose shape it is: a size that counts channels stays
-right when they are removed, if it ends where they are; one that is a constant is corrected. Any other reader of the
-size of an axis fixes the channels on it.
+An integer vector is followed from Shape to the Reshape or Expand that takes it as its shape: a size that counts
+channels stays right when these are removed, if it becomes the size of their axis; a constant size is corrected. Any
+other reader of the size of an axis fixes its channels.
 """
 
 from __future__ import annotations
@@ -21,11 +21,11 @@ from .tracker import Tracker, integers
 
 _SHAPE_OPERANDS = {("Reshape", 1), ("Expand", 1), ("ConstantOfShape", 0), ("Resize", 3), ("Slice", 2)}
 _CARRIERS = frozenset(("Gather", "Slice", "Squeeze", "Unsqueeze", "Cast", "Identity", "Reshape"))
-"""Operators that pick and move numbers of their first operand, by constants."""
+"""Operators that select and move elements of their first operand, by constants."""
 
 
 def follow_sizes(t: Tracker, node: Node) -> bool:
-    """Whether `node` only computes sizes from sizes; then its result is recorded.
+    """Whether `node` only computes sizes from sizes, in which case its result is recorded.
 
     Any other reader of a size fixes the channels it counts, except where it is a shape operand (see `reconcile`).
     """
@@ -45,20 +45,20 @@ def follow_sizes(t: Tracker, node: Node) -> bool:
 
 
 def _joins_constant_sizes(node: Node) -> bool:
-    """A Concat of vectors, some of them integer constants: sizes, as far as can be seen here."""
+    """Whether a Concat joins vectors, some of them integer constants, and so presumably sizes."""
     type = node.outputs[0].type if node.op == "Concat" else None
     return isinstance(type, TensorType) and type.rank == 1 and any(integers(v) is not None for v in node.inputs)
 
 
 def fix_sizes(t: Tracker, value: Value, reason: str) -> None:
-    """Fix the channels that the numbers of a vector count."""
+    """Fix the channels whose number a vector holds."""
     vector = t.vectors.get(value)
     for number in () if vector is None else vector.numbers:
         t.fix_number(number, reason)
 
 
 def numbers_of(t: Tracker, value: Value | None, node: Node, slot: int) -> tuple[Number, ...] | None:
-    """The numbers at an input slot, None where they are unknown; those of a constant are stored there."""
+    """The numbers at an input slot, None if unknown; a constant's numbers have this slot as their place."""
     if value is None:
         return None
     vector = t.vectors.get(value)
@@ -69,7 +69,7 @@ def numbers_of(t: Tracker, value: Value | None, node: Node, slot: int) -> tuple[
 
 
 def stored(node: Node, slot: int | str, numbers: Sequence[int]) -> tuple[Number, ...]:
-    """Numbers that are stored at an input slot or attribute."""
+    """The numbers of a constant at an input slot or attribute."""
     vector = tuple(int(n) for n in numbers)
     return tuple(Number(size, place=SizeLocation(node, slot, k, vector)) for k, size in enumerate(vector))
 
@@ -77,7 +77,7 @@ def stored(node: Node, slot: int | str, numbers: Sequence[int]) -> tuple[Number,
 def reconcile(t: Tracker, number: Number | None, axis: Axis, stays: bool) -> None:
     """Reconcile a shape operand with the channels on `axis`: correct a constant, accept a size that counts them.
 
-    `stays`: the axis is that of the operand at the same place, which a zero copies. Declined where neither can be.
+    `stays`: the axis is the operand's axis at the same index, whose size a zero copies. Declined where neither works.
     """
     if axis is None:
         if number is not None:
@@ -101,9 +101,9 @@ def reconcile(t: Tracker, number: Number | None, axis: Axis, stays: bool) -> Non
 
 
 def filled(t: Tracker, number: Number) -> Axis:
-    """The elements of an axis along which one value is repeated as often as `number` says: any of them may go.
+    """The elements of an axis along which one value is repeated `number` times: any of them is removable.
 
-    Where it is the size of an axis with channels, the channels there; where it is stored, new elements.
+    If `number` counts channels, these channels; if a constant stores `number`, new elements.
     """
     if isinstance(number.counts, np.ndarray):
         return number.counts
@@ -131,10 +131,10 @@ def _shape(t: Tracker, node: Node) -> Vector:
 
 
 def _computed(t: Tracker, node: Node) -> Vector | None:
-    """The result of picking, joining or multiplying followed vectors; None for any other computation.
+    """The result of selecting, joining or multiplying followed vectors; None for any other computation.
 
-    `derive_sizes` moves the numbers, each as a symbol. Concat and Mul are worked out here: Concat also joins vectors
-    of unknown numbers, and of a product the factors matter, not the value.
+    `derive_sizes` moves the numbers, each as a symbol. Concat and Mul are computed here: Concat also joins vectors of
+    unknown numbers, and of a product the factors are kept, not the value.
     """
     if len(node.outputs) != 1 or node.domain:
         return None

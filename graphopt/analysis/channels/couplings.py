@@ -1,6 +1,6 @@
 """Layers with channels, and the operators that must change when channels are removed.
 
-While a graph is analysed, `outputs`, `inputs` and `elements` hold elements; in the facts they hold classes.
+During the analysis, `outputs`, `inputs` and `elements` hold elements; in the facts, classes.
 """
 
 from __future__ import annotations
@@ -12,17 +12,17 @@ from ...ir import Node, Value
 from .elements import Ids
 
 NEIGHBOURS, STATISTICS, RANGE = "neighbours", "statistics", "range"
-"""Why removal is not exact: the value of a kept channel depends on its neighbours, on a mean or another statistic over
-channels, or (in its last digit) on the range of the tensor it is dynamically quantized with."""
+"""Why removal is inexact: the value of a kept channel depends on its neighbors, on a mean or another statistic over
+channels, or (in its last digit) on the range of its dynamically quantized tensor."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class WeightedLayer:
     """A layer with a weight: the channels of its input and of its output, one element each; None where they are fixed.
 
-    kind: "dense", "grouped", "depthwise", "table" (an embedding, which reads no channels), "recurrent" (whose outputs
-    are fixed) or "norm" (a BatchNormalization that is refitted). `in_axis` and `out_axis` are axes of the weight; in a
-    grouped layer one of them counts within a group only.
+    kind: "dense", "grouped", "depthwise", "table" (an embedding, which reads no channels), "recurrent" (with fixed
+    outputs) or "norm" (a refitted BatchNormalization). `in_axis` and `out_axis` are axes of the weight; in a grouped
+    layer one of them counts within a group only.
     """
 
     node: Node
@@ -53,9 +53,9 @@ class WeightedLayer:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class SizeUpdate:
-    """A constant or attribute with sizes of axes: entry `i` becomes the number of kept positions of `counts[i]`.
+    """A constant or attribute that holds sizes of axes: entry `i` becomes the number of kept positions of `counts[i]`.
 
-    slot: the input that holds the sizes; None where they are the attribute `name`. base: their present values.
+    slot: the input that holds the sizes; None if the attribute `name` does. base: the present sizes.
     """
 
     node: Node
@@ -87,20 +87,20 @@ class Shuffle:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class ActivationProduct:
-    """A MatMul of two activations, which sums over `elements`; those that are removed leave the sum."""
+    """A MatMul of two activations, which sums over `elements`; removed elements leave the sum."""
 
     node: Node
     elements: Ids
 
     @property
     def operands(self) -> tuple[Value | None, Value | None]:
-        """Both sides: summed over are the last axis of the first and the last but one of the second."""
+        """Both operands; the sum runs over the last axis of the first and the second to last axis of the second."""
         return self.node.inputs[0], self.node.inputs[3 if self.node.op == "QLinearMatMul" else 1]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class InputSelection:
-    """A layer that can read fewer of its inputs while they stay for others: a Gather on `axis` of input `slot`."""
+    """A layer that can read a subset of channels that stay for other readers, by a Gather on `axis` of input `slot`."""
 
     node: Node
     slot: int

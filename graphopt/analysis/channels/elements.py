@@ -1,4 +1,4 @@
-"""Disjoint sets of channel positions, united and found a whole axis at a time."""
+"""Union-find of channel positions, vectorized over whole axes."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 Ids = np.ndarray[Any, np.dtype[np.int64]]
-"""One element a position of an axis, int64[n]. Positions whose elements are in one set are kept or removed together."""
+"""The elements at an axis's positions, int64[n]. Positions with elements of one set are kept or removed together."""
 
 
 class Elements:
@@ -18,7 +18,7 @@ class Elements:
         self.size = 0
 
     def fresh(self, count: int) -> Ids:
-        """`count` new elements, each a set of its own."""
+        """`count` new elements, each in its own set."""
         start, self.size = self.size, self.size + count
         if self.size > len(self._parent):
             grown = np.arange(2 * self.size, dtype=np.int64)
@@ -44,7 +44,7 @@ class Elements:
             if not apart.any():
                 return
             low, high = np.minimum(left, right)[apart], np.maximum(left, right)[apart]
-            self._parent[high] = low  # where one root gets two parents the last wins; the next round joins the other
+            self._parent[high] = low  # of two parents for one root the last wins; the next round joins the other
 
     def roots(self) -> Ids:
         """The representative of every element."""

@@ -1,4 +1,4 @@
-"""Operators that treat positions alike: elementwise with broadcasting, normalisation by channel, pooling, reduction."""
+"""Operators that keep positions apart: elementwise with broadcasting, normalization by channel, pooling, reduction."""
 
 from __future__ import annotations
 
@@ -64,7 +64,7 @@ def broadcast(t: Tracker, node: Node, values: Sequence[Value], drop: int = 0) ->
 
 
 def where(node: Node) -> str:
-    """How reasons name a node."""
+    """A node's name in reasons."""
     return f"{node.op} {node.name}" if node.name else f"{node.op} of {node.outputs[0].name or '?'}"
 
 
@@ -81,7 +81,7 @@ def by_channel(t: Tracker, node: Node) -> None:
 
 @transfer("LayerNormalization", "com.microsoft::SkipLayerNormalization", "RMSNormalization")
 def layer_norm(t: Tracker, node: Node) -> None:
-    """Mean and variance over the last axes; after removal they are taken over the kept channels."""
+    """Mean and variance over the last axes; after removal these are computed over the kept channels."""
     if node.domain or any(not out.is_unused for out in node.outputs[1:]):
         raise Declined("more than the normalised value is used")
     axes = t.raw_axes(node.inputs[0])
@@ -93,7 +93,7 @@ def layer_norm(t: Tracker, node: Node) -> None:
 
 @transfer("GroupNormalization")
 def group_norm(t: Tracker, node: Node) -> None:
-    """Channels that are normalised together are removed together: the statistics of the others stay the same."""
+    """Channels normalized together are removed together, so that the statistics of other groups stay the same."""
     axes = list(t.axes(node.inputs[0]))
     groups = int(attr(node, "num_groups", 1))
     parameters = [ids for v in node.inputs[1:] if v is not None for ids in t.axes(v)]
@@ -114,7 +114,7 @@ def group_norm(t: Tracker, node: Node) -> None:
 
 @transfer("LRN")
 def local_response(t: Tracker, node: Node) -> None:
-    """Each channel is divided by the energy of its neighbours, and removal changes its neighbours."""
+    """Each channel is divided by the energy of its neighbors, which removal changes."""
     axes = t.axes(node.inputs[0])
     t.approximates(axes[1], NEIGHBOURS)
     t.set(node.output, axes)
@@ -122,7 +122,7 @@ def local_response(t: Tracker, node: Node) -> None:
 
 @transfer("Softmax", "LogSoftmax", "Hardmax")
 def normalised(t: Tracker, node: Node) -> None:
-    """The axes of the sum are fixed: shares of fewer terms grow. Before opset 13 all axes from `axis` on."""
+    """The axes of the sum are fixed, as fewer terms have larger shares. Before opset 13 all axes from `axis` on."""
     axes = t.raw_axes(node.inputs[0])
     old = version_for(node) < 13
     axis = int(attr(node, "axis", 1 if old else -1)) % len(axes)
@@ -135,7 +135,7 @@ def normalised(t: Tracker, node: Node) -> None:
     "AveragePool", "GlobalAveragePool", "GlobalLpPool", "GlobalMaxPool", "LpPool", "MaxPool"
 )  # fmt: skip
 def pool(t: Tracker, node: Node) -> None:
-    """Positions of axes 0 and 1 are not mixed; those of the spatial axes are."""
+    """Positions of axes 0 and 1 stay apart; spatial axes, which the pool mixes, are fixed."""
     if any(not out.is_unused for out in node.outputs[1:]):
         raise Declined("its indices are used")
     axes = t.axes(node.inputs[0])
@@ -153,7 +153,7 @@ _ESTIMATED = (*GROWING, "ReduceMax", "ReduceMean", "ReduceMin")
     "ReduceSum", "ReduceSumSquare", "ArgMax", "ArgMin",
 )  # fmt: skip
 def reduce(t: Tracker, node: Node) -> None:
-    """A statistic over channels is estimated from the kept ones (STATISTICS); where it cannot be, they are fixed."""
+    """A statistic over channels is estimated from the kept channels (STATISTICS); if that fails, channels are fixed."""
     axes = t.axes(node.inputs[0])
     over = _reduced(node, len(axes))
     keep = bool(attr(node, "keepdims", 1))

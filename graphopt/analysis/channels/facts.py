@@ -1,8 +1,8 @@
-"""Channel groups: which positions of which axes are removed together, in any graph.
+"""Channel groups of any graph: positions of axes that are removed together.
 
-Every axis of every value carries one element a position. Operators unite elements, move them, or fix them; a class is a
-set of elements that are kept or removed together, and a group the classes with the same weights, which are ranked
-against each other. Linear in the nodes and in the sizes of axes.
+Every position of every axis of every value carries an element. Operators unite, move or fix elements; a class is a set
+of elements that are kept or removed together, a group the classes with the same weights, ranked against each other.
+Linear in the nodes and in the sizes of axes.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ LAYERS = (
 """Operators with weights that have channels."""
 
 _LEAST_SELECTED = 8
-"""Inputs from which on a layer may read a selection: below one vector of floats, a Gather costs more than it saves.
+"""The least inputs of a layer that may read a selection: below one vector of floats, a Gather costs more than it saves.
 Reasoned, not measured; `python -m tests.bench.prune_floor` shows how many weights selections reach."""
 
 Classes = np.ndarray[Any, np.dtype[np.int64]]
@@ -57,12 +57,12 @@ _Coupling = TypeVar("_Coupling", ConstantGather, Shuffle, ActivationProduct, Inp
 
 @dataclass(frozen=True, slots=True, eq=False)
 class ChannelGroup:
-    """Classes that can be removed, one by one but for partitions, with the same layers before and behind them.
+    """Removable classes with the same layers before and behind them; removable one by one, except in partitions.
 
     makers, readers: the layers whose outputs, and whose inputs, the classes are. products: MatMuls of two activations
-    that sum over the classes. selections: layers that can read fewer of channels that stay; such a group has no makers.
-    partitions: classes [parts, size], of which equally many must be kept in every part.
-    approximate: why removal changes what stays (NEIGHBOURS, STATISTICS, RANGE).
+    that sum over the classes. selections: layers that can read a subset of channels that stay; such a group has no
+    makers. partitions: classes [parts, size]; equal numbers must be kept in all parts.
+    approximate: why removal changes kept values (NEIGHBOURS, STATISTICS, RANGE).
     """
 
     classes: Classes
@@ -81,7 +81,7 @@ class ChannelGroup:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class FixedLayer:
-    """A layer with output channels that cannot be removed: `channels` out of `of`, and the reason."""
+    """A layer with fixed output channels: `channels` out of `of`, and the reason."""
 
     node: Node
     channels: int
@@ -93,8 +93,8 @@ class FixedLayer:
 class ChannelFacts:
     """Result of the analysis. All arrays of elements hold classes, numbered 0 to `count` − 1.
 
-    axes: for each value the classes on its axes, None where nothing can be removed. removable: bool[count]. static:
-    values computed from constants alone.
+    axes: for each value the classes on its axes, None for fixed axes. removable: bool[count]. static: values computed
+    from constants alone.
     """
 
     count: int
@@ -128,7 +128,7 @@ def _analyse(graph: Graph, selected: frozenset[Node]) -> ChannelFacts:
 
 
 def _fixed_layers(facts: ChannelFacts) -> Iterable[Node]:
-    """Layers none of whose channels can be removed: they may still read a selection of their inputs."""
+    """Dense layers without removable channels, which may still read a selection of their inputs."""
     for layer in facts.layers:
         ends = [classes for classes in (layer.inputs, layer.outputs) if classes is not None]
         if layer.kind != "dense" or any(facts.removable[classes].any() for classes in ends):
@@ -196,7 +196,7 @@ class _Collector:
         self.products, self.selections = self.renumbered(t.products), self.renumbered(t.selections)
 
     def classes(self, ids: Ids | None) -> Classes:
-        """The classes of elements; none for a fixed axis."""
+        """The classes of elements; empty for a fixed axis."""
         return self.class_of[:0] if ids is None else self.class_of[ids]
 
     def mark(self, arrays: Iterable[Ids | None]) -> Flags:
@@ -228,7 +228,7 @@ class _Collector:
         return tuple(replace(coupling, elements=self.class_of[coupling.elements]) for coupling in couplings)
 
     def fixed(self, removable: Flags) -> Iterable[FixedLayer]:
-        """Layers with outputs that cannot be removed, each with the first reason for one of them."""
+        """Layers with fixed outputs, each with the first reason."""
         fixed = self.t.fixed
         reason_of = np.full(self.count, len(fixed), np.int64)
         for index in range(len(fixed) - 1, -1, -1):
@@ -249,7 +249,7 @@ class _Collector:
                 yield FixedLayer(node, 1, 1, reason)
 
     def groups(self, removable: Flags) -> tuple[ChannelGroup, ...]:
-        """Removable classes by where they occur: the sum of one random number for each place identifies the places."""
+        """Removable classes grouped by the places where they occur, each set of places hashed to a random sum."""
         rng = np.random.default_rng(0)
         signature = np.zeros(self.count, np.uint64)
         for ids in self.places():
@@ -273,7 +273,7 @@ class _Collector:
         yield from (product.elements for product in self.t.products)
 
     def joined(self, number: Classes, wanted: Classes) -> Classes:
-        """Groups that a partition spans become one: how many each part keeps depends on all of them."""
+        """Merge groups that share a partition: the number that each part keeps depends on all of them."""
         import networkx as nx
 
         group_of = np.full(self.count, -1, np.int64)

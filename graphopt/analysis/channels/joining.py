@@ -1,4 +1,4 @@
-"""Operators that join, cut and extend axes: Concat, Split, Slice, Pad, Resize; and operators that read sizes."""
+"""Operators that join, slice and extend axes: Concat, Split, Slice, Pad, Resize; and operators that read sizes."""
 
 from __future__ import annotations
 
@@ -32,13 +32,13 @@ def concat(t: Tracker, node: Node) -> None:
 
 
 def _joined(t: Tracker, parts: Sequence[Ids | None], reason: str) -> Ids | None:
-    """The axes united; None where one of them stays, and all with it: then another axis may merge with it."""
+    """The united axes; None where one is fixed, which fixes all: then another axis may merge with the result."""
     joined = t.join(parts, reason)
     return None if any(ids is None for ids in parts) else joined
 
 
 def _positions(t: Tracker, value: Value, axis: int) -> Ids:
-    """The elements of an axis; a fixed axis gets new ones, which are fixed."""
+    """The elements of an axis; a fixed axis gets new, fixed elements."""
     ids = t.axes(value)[axis]
     if ids is not None:
         return ids
@@ -162,7 +162,7 @@ def pad(t: Tracker, node: Node) -> None:
 
 @transfer("Resize", "Upsample")
 def resize(t: Tracker, node: Node) -> None:
-    """Axes that keep their size are not mixed; their stored sizes are corrected."""
+    """Axes that keep their size keep their elements; their stored sizes are corrected."""
     x = node.inputs[0]
     assert x is not None
     axes = t.axes(x)
@@ -182,7 +182,7 @@ def resize(t: Tracker, node: Node) -> None:
 
 
 def _resized(t: Tracker, node: Node, ids: Ids | None, number: Number) -> Ids | None:
-    """An axis of a Resize to sizes: one that keeps its size keeps its channels."""
+    """The elements of an axis of a Resize to sizes: an axis that keeps its size keeps its channels."""
     if ids is not None and number.size != len(ids):
         t.fix(ids, f"{where(node)} mixes it")
         ids = None
@@ -200,7 +200,7 @@ def _scales(node: Node) -> Sequence[float] | None:
 
 @transfer("CumSum")
 def cumulative(t: Tracker, node: Node) -> None:
-    """Sums along one axis, which stays whole."""
+    """Sums along one axis, which is fixed."""
     axes = list(t.axes(node.inputs[0]))
     given = integers(node.input(1))
     if given is None:
@@ -211,7 +211,7 @@ def cumulative(t: Tracker, node: Node) -> None:
 
 @transfer("GatherElements", "ScatterElements")
 def elements_by_index(t: Tracker, node: Node) -> None:
-    """Positions on `axis` are picked or written by indices; those on the other axes belong together one by one."""
+    """Positions on `axis`, accessed by indices, are fixed; positions on the other axes are united one by one."""
     data = node.inputs[0]
     assert data is not None
     axes, others = t.axes(data), [v for v in node.inputs[1:] if v is not None]
@@ -231,7 +231,7 @@ def elements_by_index(t: Tracker, node: Node) -> None:
 
 @transfer("GatherND", "ScatterND")
 def tuples_by_index(t: Tracker, node: Node) -> None:
-    """Indices [..., k] name positions on k axes; what lies on the axes behind goes along."""
+    """Indices [..., k] name positions on k axes; the elements on the axes behind them pass through."""
     data, indices = node.inputs[0], node.inputs[1]
     assert data is not None and indices is not None
     axes, picks = t.axes(data), t.axes(indices)
@@ -252,5 +252,5 @@ def tuples_by_index(t: Tracker, node: Node) -> None:
 
 @transfer("Size", "NonZero")
 def sizes(t: Tracker, node: Node) -> None:
-    """The number of positions is read: all axes are fixed."""
+    """All axes are fixed, as the number of positions is read."""
     t.fix_all(t.axes(node.inputs[0]), f"{where(node)} reads its size")

@@ -22,7 +22,7 @@ def weight_of(t: Tracker, node: Node, slot: int = 1) -> Value:
 
 
 def by_output(t: Tracker, node: Node, slot: int, outputs: Ids | None) -> None:
-    """Couple a bias, scale or zero point at `slot` to the output channels, unless it is one number for all."""
+    """Couple a bias, scale or zero point at `slot` to the output channels, unless one number serves all channels."""
     value = node.input(slot)
     if value is None:
         return
@@ -32,7 +32,7 @@ def by_output(t: Tracker, node: Node, slot: int, outputs: Ids | None) -> None:
 
 
 def reads(t: Tracker, node: Node, slot: int, axis: int, data: Ids | None, weight: Ids | None) -> Ids | None:
-    """The input channels of a layer: those of its data at `slot`, or a selection of them (see `Tracker.selected`)."""
+    """The input channels of a layer: its data's at `slot`, or a selection of these (see `Tracker.selected`)."""
     if weight is None:
         t.fix(data, f"{where(node)} reads it")
         return None
@@ -76,7 +76,7 @@ def _depthwise(t: Tracker, node: Node, w: Value, axis: int, group: int) -> None:
 
 
 def _grouped(t: Tracker, node: Node, w: Value, out_axis: int, in_axis: int, group: int) -> None:
-    """Groups of equal size; the axis of the weight that counts within a group carries no elements."""
+    """Groups of equal size; the weight's axis within a group carries no elements."""
     if w.constant is None or len(w.uses) != 1:
         raise Declined("the weight of its groups is computed or used elsewhere")
     data = t.axes(node.inputs[0])[1]
@@ -162,7 +162,7 @@ def product(t: Tracker, node: Node, first: int, second: int) -> None:
 
 @transfer("Gather")
 def gather(t: Tracker, node: Node) -> None:
-    """An embedding where the table is constant; constant indices pick positions."""
+    """An embedding if the table is constant; constant indices select positions."""
     table, index = node.inputs[0], node.inputs[1]
     assert table is not None and index is not None
     axes, picks = t.axes(table), t.axes(index)

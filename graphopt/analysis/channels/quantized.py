@@ -1,4 +1,4 @@
-"""Integer layers: scales and zero points of a channel are removed with it."""
+"""Integer layers: a channel is removed with its scale and zero point."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from .tracker import Tracker, transfer
 
 @transfer("DynamicQuantizeLinear")
 def dynamic(t: Tracker, node: Node) -> None:
-    """The scale comes from the range of the whole tensor, which shrinks with removal."""
+    """The scale depends on the range of the whole tensor, which may shrink with removal."""
     axes = t.axes(node.inputs[0])
     for ids in axes:
         t.approximates(ids, RANGE)

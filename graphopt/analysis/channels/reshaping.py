@@ -1,6 +1,6 @@
 """Operators that regroup positions: Reshape, Transpose, Flatten, Squeeze, Unsqueeze, Expand, blocks to space.
 
-A merged axis repeats the elements of the one axis in it that has any. Of an axis that is split, one factor keeps its
+A merged axis repeats the elements of its only factor that has any. When an axis is split, one factor keeps its
 elements, the outermost (heads, not positions within a head), and the positions along the other factors are united.
 """
 
@@ -23,7 +23,7 @@ from .elementwise import where
 from .tracker import Tracker, integers, transfer
 
 _LARGEST = 1 << 22
-"""Positions up to which a merged axis is written out, 32 MB of elements: a bound on memory, not tuned."""
+"""The most positions of a merged axis whose elements are materialized, 32 MB: a bound on memory, not tuned."""
 
 
 @transfer("Transpose")
@@ -85,7 +85,7 @@ class RequestedShape:
         return number.size if number is not None and number.place is not None and isinstance(number.size, int) else None
 
     def sizes(self, t: Tracker, x: Value, out: Value) -> list[Dim]:
-        """The sizes of the result, as far as its type, constant sizes and sizes read at run time say."""
+        """The sizes of the result, as far as its type, constant sizes and sizes read at run time determine them."""
         given = t.sizes(x)
         sizes: list[Dim] = []
         for axis, size in enumerate(t.sizes(out)):
@@ -102,7 +102,7 @@ class RequestedShape:
 
 
 def regroup(t: Tracker, x: Value, out: Value, shape: RequestedShape) -> None:
-    """Set the axes of `out`, which has the positions of `x` in row-major order."""
+    """Set the axes of `out`, which holds the positions of `x` in row-major order."""
     given = t.raw_axes(x)
     flat = _unfolded(t, x)
     sizes = shape.sizes(t, x, out)
@@ -124,7 +124,7 @@ Factor = tuple[Dim, "Ids | None"]
 
 
 def _unfolded(t: Tracker, x: Value) -> list[Factor]:
-    """The axes of a value; a folded one as the axes that it merges."""
+    """The axes of a value, with a folded axis as its factors."""
     flat: list[Factor] = []
     for size, axis in zip(t.sizes(x), t.raw_axes(x)):
         if isinstance(axis, Folded):
@@ -180,10 +180,10 @@ def _merge(factors: Sequence[Factor]) -> Axis:
 
 
 def _factor(ids: Ids, sizes: list[int], block: Block, rank: int) -> int:
-    """The factor of a split axis that keeps its elements: one whose elements differ along it and repeat along all
-    others, where there is one; else the first of several positions.
+    """The factor of a split axis that keeps its elements: a factor along which elements differ and along all others
+    repeat, if any; else the first factor of more than one position.
 
-    Of a last axis split in three (query, key and value; heads; positions within a head) it is the second.
+    Of a last axis split in three (query, key and value; heads; positions within a head), the second.
     """
     several = [k for k, size in enumerate(sizes) if size > 1]
     if not several:
@@ -281,7 +281,7 @@ def squeeze(t: Tracker, node: Node) -> None:
 def expand(t: Tracker, node: Node) -> None:
     """Axes of one position are repeated; a constant size of any other axis is corrected.
 
-    Of a value without channels any of the repetitions may go.
+    If the value has no channels, any of the repetitions is removable.
     """
     x = node.inputs[0]
     assert x is not None
@@ -319,7 +319,7 @@ def constant_of_shape(t: Tracker, node: Node) -> None:
 
 @transfer("DepthToSpace", "SpaceToDepth")
 def blocks(t: Tracker, node: Node) -> None:
-    """A channel of the image is b² channels of the stack, which are removed together."""
+    """A channel of the image corresponds to b² channels of the stack, which are removed together."""
     axes = t.axes(node.inputs[0])
     t.fix_all(axes[2:], f"{where(node)} mixes it")
     ids, square = axes[1], int(attr(node, "blocksize", 1)) ** 2

@@ -1,4 +1,4 @@
-"""The state of the channel analysis on its way through a graph: elements on every axis, couplings, fixed positions."""
+"""The state of the channel analysis: elements on every axis, couplings, fixed positions."""
 
 from __future__ import annotations
 
@@ -23,14 +23,14 @@ from .elements import Elements, Ids
 
 
 class Tracker:
-    """The state of the analysis. Transfer functions read `axes` of operands and `set` those of results."""
+    """The state of the analysis. Transfer functions read `axes` of operands and `set` the axes of results."""
 
     def __init__(self, selected: frozenset[Node] = frozenset()) -> None:
         self.selected = selected  # layers that read a selection of their inputs
         self.elements = Elements()
         self.known: dict[Value, tuple[Axis, ...]] = {}
         self.vectors: dict[Value, Vector] = {}  # integer vectors computed from shapes
-        self.pinned: dict[tuple[Node, int | str, int], str] = {}  # stored sizes with a second reader, and which
+        self.pinned: dict[tuple[Node, int | str, int], str] = {}  # stored sizes with a second reader: the reason
         self.location = ""  # the present node, as reasons name it
         self.static: set[Value] = set()
         self.fixed: list[tuple[Ids, str]] = []
@@ -51,18 +51,18 @@ class Tracker:
     # -- axes
 
     def axes(self, value: Value | None) -> Axes:
-        """The elements on each axis; those on folded axes are fixed. Declined where the rank is unknown."""
+        """The elements on each axis; elements on folded axes are fixed. Declined where the rank is unknown."""
         return tuple(self.plain(axis) for axis in self.raw_axes(value))
 
     def plain(self, axis: Axis) -> Ids | None:
-        """The elements of an axis, for operators that know no folded axes: the elements on one are fixed."""
+        """The elements of an axis, for operators without support of folded axes, whose elements are fixed."""
         if not isinstance(axis, Folded):
             return axis
         self.fix(axis.ids, f"{self.location} takes an axis whole that channels are merged into")
         return None
 
     def raw_axes(self, value: Value | None) -> tuple[Axis, ...]:
-        """The elements on each axis, folded axes as such; a constant gets elements at its first use.
+        """The axes of a value, folded ones included; a constant gets elements at its first use.
 
         Declined where the rank is unknown.
         """
@@ -80,7 +80,7 @@ class Tracker:
         raise Declined("the number of axes of an operand is not known")
 
     def size(self, value: Value, axis: int) -> Dim:
-        """The size of an axis; axes that hold elements have as many positions."""
+        """The size of an axis: the number of its elements, if it has any, else the declared size."""
         own = self.raw_axes(value)[axis]
         if isinstance(own, np.ndarray):
             return len(own)
@@ -105,14 +105,14 @@ class Tracker:
         return axis.ids if isinstance(axis, Folded) else axis
 
     def same(self, a: Axis, b: Axis) -> bool:
-        """Whether two axes hold the same elements position by position, so that one has as many as the other."""
+        """Whether two axes hold the same elements position by position, and so always have equal sizes."""
         if a is None or b is None or isinstance(a, Folded) != isinstance(b, Folded):
             return False
         one, other = self.ids_of(a), self.ids_of(b)
         return len(one) == len(other) and bool(np.array_equal(self.elements.find(one), self.elements.find(other)))
 
     def is_static(self, value: Value | None) -> bool:
-        """A constant, or computed from constants alone."""
+        """Whether a value is a constant, or computed from constants alone."""
         return value is not None and (value.constant is not None or value in self.static)
 
     # -- facts
@@ -148,7 +148,7 @@ class Tracker:
             self.fix(ids, reason)
 
     def fix_number(self, number: Number, reason: str) -> None:
-        """Forbid that this size changes: fix the channels it counts, and pin the constants it is stored in."""
+        """Fix a size: fix the channels that it counts, and pin the constants that store it."""
         for part in (number, *number.factors):
             if part.counts is not None:
                 self.fix(self.ids_of(part.counts), reason)
@@ -163,12 +163,12 @@ class Tracker:
                 self.fix(update.counts[index], reason)
 
     def approximates(self, ids: Ids | None, kind: str) -> None:
-        """Removing these positions changes the values of others: NEIGHBOURS, STATISTICS or RANGE."""
+        """Record that removing these positions changes kept values: NEIGHBOURS, STATISTICS or RANGE."""
         if ids is not None:
             self.approximate.append((ids, kind))
 
     def layer(self, layer: WeightedLayer) -> None:
-        """Record a layer whose outputs and inputs can be cut out of its weight."""
+        """Record a layer whose outputs and inputs can be sliced out of its weight."""
         self.layers.append(layer)
         if layer.outputs is not None:
             self.outputs.append(layer.outputs)
@@ -181,7 +181,7 @@ class Tracker:
             self.partitions.append(ids.reshape(parts, -1))
 
     def update_size(self, node: Node, place: int | str, base: Sequence[int], index: int, ids: Ids | None) -> None:
-        """Record that number `index` at an input slot or attribute counts `ids`."""
+        """Record that entry `index` at an input slot or attribute is the number of `ids`."""
         if ids is None:
             return
         slot, name = (place, "") if isinstance(place, int) else (None, place)
@@ -196,14 +196,14 @@ class Tracker:
 
 
 def _fit(a: Axis, b: Axis) -> bool:
-    if isinstance(a, Folded) and isinstance(b, Folded):  # the outer sizes only say how often all of it repeats
+    if isinstance(a, Folded) and isinstance(b, Folded):  # outer sizes only give the number of repetitions
         return len(a.ids) == len(b.ids) and a.inner == b.inner and None not in a.inner
     return isinstance(a, np.ndarray) and isinstance(b, np.ndarray) and len(a) == len(b)
 
 
 Transfer = Callable[[Tracker, Node], None]
 TRANSFERS: dict[str, Transfer] = {}
-"""For each operator, how channels move from its operands to its results."""
+"""By operator, its transfer function: how channels move from operands to results."""
 
 
 def transfer(*ops: str) -> Callable[[Transfer], Transfer]:

@@ -1,4 +1,4 @@
-"""Where two models drift apart: the values that both compute, matched, and compared along the graph."""
+"""Localization of differences between two models: matched inner values, compared along the graph."""
 
 from .layers import Drift, LayerDrift, measure_drift
 from .match import Counterpart, counterparts

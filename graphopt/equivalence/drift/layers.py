@@ -1,4 +1,4 @@
-"""Run two models side by side and measure, value by value, how far the second is from the first."""
+"""Layer-by-layer comparison: runs two models side by side and measures the drift of each matched value."""
 
 from __future__ import annotations
 
@@ -18,24 +18,24 @@ from ..tapped import TappedSession
 from .match import Counterpart, computed_values, counterparts
 
 _HELD = 64 << 20
-"""Bytes of inner values that are held at once on each side: less than the weights of most models that need a look."""
+"""Bytes of inner values held at once on each side: less than the weights of most models to inspect."""
 _FIRST = 8
-"""Values fetched by the first run of each model, whose sizes tell how many the following runs may fetch."""
+"""Values fetched by the first run of each model; their sizes decide how many the following runs fetch."""
 _MOST = 256
-"""Values fetched by one run at most."""
+"""The most values fetched by one run."""
 _UNLIKE, _ALIKE = 0.5, 20.0
-"""A name may have been given to another value. A value of cosine below `_UNLIKE` from which a value is computed that
-agrees by `_ALIKE` dB is taken for one of those: noise as large as the signal does not leave 1 % of itself behind."""
+"""Thresholds of a wrong match by name: a value with a cosine below `_UNLIKE`, while a value computed from it agrees by
+`_ALIKE` dB: noise as large as the signal does not shrink to 1 % downstream."""
 
 
 @dataclass(frozen=True, slots=True)
 class LayerDrift:
-    """One value of the original and the candidate's value that stands for it, over all samples.
+    """One value of the original and its counterpart in the candidate, over all samples.
 
     name, op: the original's value and the operator that computes it; candidate: the name in the candidate. sqnr:
     10 log10(Σ original² / Σ (original − candidate)²) in dB, infinite for equal values; before: the lowest SQNR of the
-    nearest matched values that it is computed from (infinite for the model's inputs). cosine in −1..1. is_output: the
-    model returns it. note: what the figures hide, "" for nothing.
+    nearest matched values upstream (infinite for the model's inputs). cosine in −1..1. is_output: the model returns the
+    value. note: a remark on the figures, or "".
     """
 
     name: str
@@ -49,12 +49,12 @@ class LayerDrift:
 
     @property
     def added(self) -> float:
-        """The noise that this step adds, as a share of the value's energy; 0 where it is not noisier than before."""
+        """The noise that this step adds, as a share of the value's energy; 0 if it is not noisier than `before`."""
         return max(0.0, _share(self.sqnr) - _share(self.before))
 
     @property
     def remarks(self) -> str:
-        """That the model returns it, special elements that differ, and its other name."""
+        """Remarks: an output of the model, differing special elements, another name in the candidate."""
         suffix = self.candidate.removeprefix(self.name)
         other = "" if not suffix else f"as …{suffix}" if suffix != self.candidate else f"as {self.candidate}"
         return "; ".join(part for part in ("result" if self.is_output else "", self.note, other) if part)
@@ -64,8 +64,8 @@ class LayerDrift:
 class Drift:
     """The answer of `graphopt.compare_layers`.
 
-    layers: matched values in the original's order. unmatched: the original's other computed values with the reason,
-    by name. samples: how many were run; made_up: whether graphopt made them up.
+    layers: matched values in the original's order. unmatched: the original's other computed values, by name, with the
+    reason. samples: their number; made_up: whether they are synthetic.
     """
 
     layers: tuple[LayerDrift, ...]
@@ -75,12 +75,12 @@ class Drift:
 
     @property
     def steps(self) -> tuple[LayerDrift, ...]:
-        """The values that add noise, those that add most first."""
+        """The values that add noise, most noise first."""
         return tuple(sorted((layer for layer in self.layers if layer.added > 0), key=lambda layer: -layer.added))
 
     @property
     def inner(self) -> int:
-        """How many matched values are no results of the model."""
+        """The number of matched values that are not outputs of the model."""
         return sum(not layer.is_output for layer in self.layers)
 
     def to_dict(self) -> dict[str, Any]:
@@ -96,7 +96,8 @@ class Drift:
 
 
 _HUGE = 1e30
-"""The magnitude from which an element is a mask's, which would outweigh all others; as `graphopt.calibration.masks`."""
+"""The magnitude from which an element counts as a mask value, which would outweigh all others; as in
+`graphopt.calibration.masks`."""
 
 
 @dataclass(slots=True)
@@ -175,8 +176,8 @@ def measure_drift(
 def _run(
     ours: TappedSession, theirs: TappedSession, pairs: Mapping[str, list[Counterpart]], feeds: Sequence[Feeds]
 ) -> tuple[Found, dict[str, str]]:
-    """The counterpart that agrees best with each value, with the sums of the two, and the reasons of values where all
-    shapes differ; few values are fetched at a time.
+    """The counterpart that agrees best with each value, with the sums of the pair, and the reasons for values without a
+    counterpart of equal shape; few values are fetched at a time.
     """
     sums = {name: [_Sums() for _ in matches] for name, matches in pairs.items()}
     differing: dict[str, str] = {}
@@ -202,13 +203,13 @@ def _run(
     for name, matches in pairs.items():
         alike = [pair for pair in zip(matches, sums[name]) if pair[1].is_same_shape]
         if alike:
-            found[name] = max(alike, key=lambda pair: round(pair[1].sqnr, 1))  # of two that agree as well, the first
+            found[name] = max(alike, key=lambda pair: round(pair[1].sqnr, 1))  # of equally good ones the first
             differing.pop(name, None)
     return found, differing
 
 
 def _drop_shared_codes(makers: Mapping[str, onnx.NodeProto], found: Found, unmatched: dict[str, str]) -> None:
-    """Codes stand for one value: the clamped one or the one before, whichever they agree with."""
+    """Match codes with one value only: the clamped value or the value before the clamp, whichever agrees better."""
     for name, (match, sums) in list(found.items()):
         before = makers[name].input[0] if makers[name].input else ""
         if before in found and found[before][0].name == match.name and found[before][1].sqnr < sums.sqnr:
@@ -223,14 +224,14 @@ _NOT_FLOAT = frozenset((
 
 
 def _may_be_float(node: onnx.NodeProto) -> bool:
-    """Whether a value that nobody ran may be a layer's result."""
+    """Whether the value of a node that was not run may be a layer's float result."""
     return node.op_type not in _NOT_FLOAT
 
 
 def _along_graph(
     makers: Mapping[str, onnx.NodeProto], found: Found, unmatched: dict[str, str], results: set[str], samples: int
 ) -> Drift:
-    """Each value with the lowest SQNR of the matched values before it."""
+    """The drift of each value, with the lowest SQNR of the matched values before it."""
     others = _given_to_others(makers, {name: sums for name, (_, sums) in found.items()})
     for name in others:
         unmatched[name] = f"{found[name][0].name} is another value: results computed from it agree, itself it does not"
@@ -253,7 +254,7 @@ def _along_graph(
 
 
 def _given_to_others(makers: Mapping[str, onnx.NodeProto], sums: Mapping[str, _Sums]) -> set[str]:
-    """Names of values that do not agree at all, though the matched values computed from them do."""
+    """Names of wrong matches: values that do not agree at all, though the matched values computed from them do."""
     following: dict[str, float] = {}  # the best SQNR of the nearest matched values behind a value
     found = set()
     for name, node in reversed(list(makers.items())):

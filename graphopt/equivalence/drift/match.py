@@ -1,4 +1,4 @@
-"""Which value of the candidate stands for which value of the original: by name, by name of its codes, by provenance."""
+"""Matching of the candidate's values to the original's: by name, by the name of their codes, or by provenance."""
 
 from __future__ import annotations
 
@@ -12,26 +12,26 @@ from ...ir import Array
 from ..onnx_graph import GraphIndex
 
 _DEQUANTIZED = ("_dequantized", "_DequantizeLinear_Output")
-"""What graphopt and onnxruntime's quantizer append to the name of a value for its dequantized form."""
+"""Suffixes of dequantized values' names, of graphopt and of onnxruntime's quantizer."""
 _CODES = ("_quantized", "_QuantizeLinear_Output", *_DEQUANTIZED)
 _GRID_OPERANDS = {
     "QuantizeLinear": 1, "QLinearConv": 6, "QLinearMatMul": 6, "QLinearAdd": 6, "QLinearMul": 6, "QGemm": 7,
     "QLinearSigmoid": 3, "QLinearLeakyRelu": 3, "QLinearSoftmax": 3, "QLinearGlobalAveragePool": 3,
     "QLinearAveragePool": 3, "QLinearConcat": 0,
 }  # fmt: skip
-"""The operand that is the scale of the result's codes, by operator; the zero point follows it. From the specifications
+"""The slot of the scale of the result's codes, by operator; the zero point is in the next slot. From the specifications
 of ONNX (QuantizeLinear, QLinearConv, QLinearMatMul) and of onnxruntime's contributed operators (the others)."""
 _CLAMPS = ("Relu", "Clip")
-"""Operators that codes do by themselves where their range is that of the results."""
+"""Clamps that quantization makes redundant where the codes' range equals the clamp's."""
 _KEEPS_CODES = frozenset((
     "Reshape", "Transpose", "Flatten", "Squeeze", "Unsqueeze", "MaxPool", "Slice", "Gather", "Identity", "Expand",
 ))  # fmt: skip
-"""Operators whose results have the codes' grid of their first operand."""
+"""Operators whose results keep the grid of their first operand's codes."""
 
 
 @dataclass(frozen=True, slots=True)
 class Counterpart:
-    """A value of the candidate. scale, zero: of its codes, None for a value that is a float tensor itself."""
+    """A value of the candidate. scale, zero: of its codes, None for a float tensor."""
 
     name: str
     scale: Array | None = None
@@ -47,7 +47,7 @@ class Counterpart:
 
 
 def computed_values(graph: onnx.GraphProto) -> dict[str, onnx.NodeProto]:
-    """The values that depend on an input of the graph, each with the node that computes it, in order."""
+    """The values that depend on an input of the graph, in order, each with the node that computes it."""
     stored = {tensor.name for tensor in graph.initializer}
     live = {given.name for given in graph.input} - stored
     found: dict[str, onnx.NodeProto] = {}
@@ -62,11 +62,11 @@ def computed_values(graph: onnx.GraphProto) -> dict[str, onnx.NodeProto]:
 def counterparts(
     original: onnx.ModelProto, candidate: onnx.ModelProto, heirs: Mapping[str, str] | None = None
 ) -> dict[str, list[Counterpart]]:
-    """What the candidate may have for each of the original's computed values that has any, in the original's order.
+    """The possible counterparts in the candidate of each of the original's computed values, in the original's order.
 
-    heirs: values of the candidate by those of the original, as the candidate's provenance tells; names go first. A
-    value and its codes may differ: onnxruntime's quantizer removes a Relu where the codes begin at zero, and the value
-    before them keeps the Relu's name, or the codes that of the value before the Relu.
+    heirs: from the original's values to the candidate's, by provenance; names take precedence. The name of a value and
+    of its codes may differ: onnxruntime's quantizer removes a Relu where the codes begin at zero; then the value before
+    the codes keeps the Relu's name, or the codes have the name of the value before the Relu.
     """
     index = GraphIndex(candidate)
     theirs = computed_values(candidate.graph)
@@ -85,7 +85,7 @@ def counterparts(
 
 
 def _by_stem(names: Iterable[str]) -> dict[str, list[str]]:
-    """Names of dequantized values, then of codes, by the name of the value that they stand for."""
+    """Names of dequantized values, then of codes, by the name of the quantized value."""
     stems: dict[str, list[str]] = {}
     for name in names:
         for suffix in _CODES:
@@ -96,7 +96,7 @@ def _by_stem(names: Iterable[str]) -> dict[str, list[str]]:
 
 
 def _counterpart(name: str, theirs: Mapping[str, onnx.NodeProto], index: GraphIndex) -> Counterpart | None:
-    """The value of that name; None where it is not there, or is codes on a grid that is not known."""
+    """The candidate's value of this name; None if missing, or for codes on an unknown grid."""
     node = theirs.get(name)
     if node is None:
         return None
@@ -126,7 +126,7 @@ def _is_codes(name: str, node: onnx.NodeProto, theirs: Mapping[str, onnx.NodePro
 
 
 def _grid_of(name: str, theirs: Mapping[str, onnx.NodeProto], index: GraphIndex) -> tuple[str, str] | None:
-    """Scale and zero point ("" for none) of a value's codes: those that a reader or its maker names."""
+    """The names of scale and zero point ("" for none) of a value's codes, from a reader or from the producer."""
     for _ in range(len(theirs)):
         for reader, slot in index.consumers.get(name, ()):
             if reader.op_type == "DequantizeLinear" and slot == 0:

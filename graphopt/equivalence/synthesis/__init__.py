@@ -1,4 +1,4 @@
-"""Made-up feeds on which a model really runs: the meaning of its inputs, sizes, values, and a search over them."""
+"""Synthesis of feeds on which a model runs: the semantics of its inputs, sizes, values, and a search over these."""
 
 from .search import Sample, find_samples, synthesise
 from .semantics import InputFacts, read_facts

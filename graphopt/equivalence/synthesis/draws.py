@@ -1,4 +1,4 @@
-"""Values for one input, drawn by the meaning of the input and the sizes of the sample."""
+"""Random values for one input, drawn by the input's semantics and the sample's sizes."""
 
 from __future__ import annotations
 
@@ -24,9 +24,9 @@ _WORDS = ("alpha", "beta", "gamma", "a longer piece of text", "", "42")
 
 @dataclass(frozen=True, slots=True)
 class Style:
-    """How values are drawn: the distribution of `floats`, `limit` on every index, `size` for inputs that are sizes.
+    """The style of drawn values: the distribution of `floats`, `limit` of indexes, `size` for inputs that are sizes.
 
-    masked_rows: masks may leave a row nothing, as padding at the left does to the first queries.
+    masked_rows: masks may exclude a whole row, as left padding does for the first queries.
     """
 
     floats: str = "normal"  # normal | unit | wide | small
@@ -45,8 +45,8 @@ def draw(
     sample: int,
     rng: np.random.Generator,
 ) -> Any:
-    """An array of the input's dtype and `shape`; `context` holds the sizes that indexes and lengths must respect:
-    `tables` (the smallest table of unknown size it indexes, 0 if none) and `time` (the longest length)."""
+    """An array of the input's dtype and `shape`; `context` holds the bounds of indexes and lengths: `tables` (the size
+    of the smallest indexed table of open size, 0 if none) and `time` (the longest length)."""
     dtype = DType(info.elem)
     if dtype is DType.STRING:
         texts = [c for c in facts.choices if isinstance(c, str)] or list(_WORDS)
@@ -116,14 +116,15 @@ def _indices(
     if _POSITION.search(info.name) and shape:
         return np.broadcast_to(np.clip(np.arange(shape[-1]) + low, low, high - 1), shape)
     if facts.low == 0 and facts.choices and 0 in facts.choices and high > 1 and low == 0:
-        low = 1  # zero is often what marks padding; with padding alone, a sample compares nothing
+        low = 1  # zero often marks padding; a sample of only padding compares nothing
     return rng.integers(low, high, size=shape)
 
 
 def _mask(shape: tuple[int, ...], style: Style, sample: int, rng: np.random.Generator) -> Array:
-    """Ones in even samples, ones then zeros (at least one of each row is one) in the others.
+    """Ones in even samples; ones then zeros, with at least one 1 in each row, in odd samples.
 
-    With `masked_rows`, each fourth has zeros then ones: more zeros from row to row, and the last of several has no one.
+    With `masked_rows`, every fourth sample has zeros then ones: more zeros from row to row, the last of several rows
+    all 0.
     """
     mask = np.ones(shape, np.int64)
     if not shape or shape[-1] < 2:
@@ -171,7 +172,7 @@ def _floats(
 
 
 def _picture(shape: tuple[int, ...], rng: np.random.Generator) -> Array:
-    """Flat regions with sharp edges, as in photographs and text: noise alone leaves detectors without a detection."""
+    """An image of flat regions with sharp edges, as in photographs and text: in pure noise detectors detect nothing."""
     values = np.full(shape, 0.9)
     channels_last = shape[-1] in (1, 3, 4)
     height, width = (shape[1], shape[2]) if channels_last else (shape[2], shape[3])

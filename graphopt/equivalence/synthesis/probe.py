@@ -1,4 +1,4 @@
-"""Shapes of all values under given sizes of the inputs: what a run would take, and what weights demand of sizes."""
+"""Shapes of all values for given input sizes: a run's peak memory, and the sizes that weights demand."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ from .sizes import Symbols
 Shape = tuple[int, ...]
 
 _FURTHEST = 1 << 14
-"""The largest size that is asked for: more than the side of any picture, a second of sound."""
+"""The largest size tried: more than the side of any image, or a second of sound."""
 
 _DEMANDS = 8
-"""Demands that are met one after another: eight times 13 attempts of 30 inferences, a millisecond each, are 3 s."""
+"""The most demands solved one after another: eight times 13 attempts of 30 inferences, a millisecond each, are 3 s."""
 _ALONE = 6
-"""Free dimensions that are varied alone: two pictures and a length have five."""
+"""The most free dimensions varied one at a time: two images and a length have five."""
 
-# Operand and axis whose size must be that of another operand and axis, which is constant.
+# Operand and axis whose size must equal that of an axis of another, constant operand.
 _SHARED: dict[str, tuple[tuple[int, int, int, int], ...]] = {
     "MatMul": ((0, -1, 1, -2), (1, -2, 0, -1)), "Conv": ((0, 1, 1, 1),), "ConvTranspose": ((0, 1, 1, 0),),
     "LSTM": ((0, 2, 1, 2),), "GRU": ((0, 2, 1, 2),), "RNN": ((0, 2, 1, 2),), "BatchNormalization": ((0, 1, 1, 0),),
@@ -33,9 +33,9 @@ _BROADCAST = frozenset(("Add", "Sub", "Mul", "Div"))
 
 @dataclass(frozen=True, slots=True)
 class Demand:
-    """A value must have `size` elements on `axis`, or in all where that is None.
+    """A value must have `size` elements along `axis`, or in total if `axis` is None.
 
-    stretches: one element does as well, as it is broadcast. repeats: so does any multiple.
+    stretches: one element is accepted, too, by broadcasting. repeats: any multiple is accepted, too.
     """
 
     value: str
@@ -45,7 +45,7 @@ class Demand:
     repeats: bool = False
 
     def is_met(self, found: int) -> bool:
-        """Whether that many elements will do."""
+        """Whether `found` elements satisfy the demand."""
         return (
             found == self.size
             or (self.stretches and found == 1)
@@ -53,7 +53,7 @@ class Demand:
         )
 
     def found(self, shapes: Mapping[str, Shape]) -> int | None:
-        """What the value has; None where its shape is unknown."""
+        """The value's elements along the axis or in total; None where its shape is unknown."""
         shape = shapes.get(self.value)
         if shape is None or self.axis is None:
             return None if shape is None else math.prod(shape)
@@ -75,7 +75,7 @@ class Probe:
                 self.fixed.update(node.output)
 
     def shapes(self, inputs: Mapping[str, Shape]) -> dict[str, Shape]:
-        """The shapes that follow, by the name of the value; those that do not are left out."""
+        """The shapes inferred from the inputs', by the value's name; unknown shapes are left out."""
         for info in self.bare.graph.input:
             if info.name in inputs:
                 shape = info.type.tensor_type.shape
@@ -83,7 +83,7 @@ class Probe:
                 shape.dim.extend(onnx.TensorShapeProto.Dimension(dim_value=n) for n in inputs[info.name])
         try:
             inferred = onnx.shape_inference.infer_shapes(self.bare, data_prop=True).graph
-        except Exception:  # a model that ONNX cannot infer is tried all the same: its runs are watched
+        except Exception:  # a model whose shapes ONNX cannot infer is still tried: its runs have a budget
             return {**self.constants, **inputs}
         found = {**self.constants, **inputs}
         for info in (*inferred.value_info, *inferred.output):
@@ -93,7 +93,7 @@ class Probe:
         return found
 
     def peak(self, shapes: Mapping[str, Shape]) -> int:
-        """Elements that are alive at once in a run of the nodes in order, weights not counted."""
+        """The most elements alive at once in a run of the nodes in order, weights not counted."""
         last = {name: at for at, node in enumerate(self.index.order) for name in node.input}
         live = peak = sum(math.prod(shapes[i.name]) for i in self.bare.graph.input if i.name in shapes)
         for at, node in enumerate(self.index.order):
@@ -104,7 +104,7 @@ class Probe:
         return peak
 
     def unmet(self, shapes: Mapping[str, Shape]) -> Demand | None:
-        """The first demand of a weight, or of a Reshape to fixed sizes, that these shapes do not meet."""
+        """The first demand of a weight, or of a Reshape to fixed sizes, that these shapes do not satisfy."""
         for node in self.index.order:
             for demand in self._demands(node, shapes):
                 found = demand.found(shapes)
@@ -135,10 +135,10 @@ class Probe:
                 yield Demand(node.input[0], None, math.prod(kept), repeats=-1 in target)
 
     def solve(self, symbols: Symbols, sizes: Mapping[str, int], spent: Callable[[], bool]) -> dict[str, int] | None:
-        """Sizes near `sizes`, batches of one, at which all demands are met; None where none are found.
+        """Sizes near `sizes`, with batches of one, that satisfy all demands; None if none are found.
 
-        Demands are met one after another, each by the least size of all free dimensions alike, or of one of them with
-        the others as they are or 1: no count of elements falls as a size grows, so that bisection finds it.
+        Demands are solved one after another, each by the least common size of all free dimensions, or of one dimension
+        with the others unchanged or 1: element counts do not fall as a size grows, so that bisection finds it.
         """
         free = [s for s, kind in symbols.kinds.items() if kind != "batch"]
         chosen = {s: n if s in free else 1 for s, n in sizes.items()}

@@ -1,4 +1,4 @@
-"""Search for feeds that a model really runs on."""
+"""The search for feeds on which a model runs."""
 
 from __future__ import annotations
 
@@ -29,19 +29,19 @@ if TYPE_CHECKING:
 _MAX_TRIES = 120
 """`sizes.attempts` proposes about a hundred assignments; a model that fails on all of them is unverified."""
 _MAX_SECONDS = 15.0
-"""Half of what a user waits for an answer that may be no more than "unverified": a comparison searches again without
-optimizations where no inputs run with them."""
+"""Half of the time that a user waits for an answer that may be "unverified": a comparison searches again without
+optimizations if no inputs run with them."""
 _MAX_BYTES = 1 << 30
-"""What a search may take beyond the model itself: what most machines have beside a model."""
+"""Memory of a search beyond the model itself: most machines have this much beside a model."""
 _MAX_ALIVE = 1 << 22
-"""Elements that a run may hold at once, as its shapes tell: 16 MiB of floats. The sessions that run it later hold
-inner values besides, and arenas that grow by doubling: together they stay within half of `_MAX_BYTES`, and 50 runs
-within seconds. Sizes that a model fixes may take more."""
+"""The most elements alive in a run, by its shapes: 16 MiB of floats. Later sessions also hold inner values, and arenas
+that grow by doubling: together they stay within half of `_MAX_BYTES`, and 50 runs within seconds. Sizes that a model
+fixes may take more."""
 _RANKS = (1, 2, 3, 4, 5)
-"""Ranks for inputs that leave theirs open: a vector to a batch of volumes. Four samples show the first four."""
+"""Ranks of inputs of open rank: from a vector to a batch of volumes. Four samples show the first four."""
 
-# onnxruntime tells the sizes and bounds it expects nowhere but in the text of its errors. They only propose the next
-# try: a text that reads otherwise ends the search sooner, and no feed counts before the model ran on it.
+# onnxruntime names the sizes and bounds it expects only in the text of its errors. These only propose the next try:
+# an unrecognized text ends the search sooner, and no feed counts before the model has run on it.
 _BOUNDS = re.compile(r"idx=(-?\d+) must be within the inclusive range \[(-?\d+),\s*(-?\d+)\]")
 _EXPECTED = re.compile(r"for input: (\S+) for the following indices(.*?)Please fix", re.DOTALL)
 _AXIS = re.compile(r"index: (\d+) Got: (\d+) Expected: (\d+)")
@@ -58,11 +58,11 @@ class Sample:
 
 
 def synthesise(model: ModelSource | Model, samples: int = 4, seed: int = 0) -> list[Feeds]:
-    """Up to `samples` feeds that the model was seen to run on, by input name; at least one.
+    """Up to `samples` feeds, at least one, on which the model ran, by input name.
 
     Sizes of symbolic dimensions agree wherever their names agree and vary from sample to sample. The same model,
-    number and seed give the same feeds. Raises ModelError when onnxruntime cannot load the model, InputError when no
-    feeds were found that it runs on.
+    number and seed give the same feeds. Raises ModelError when onnxruntime cannot load the model, InputError when it
+    runs on no feeds that were found.
     """
     runnable = open_runnable(model)
     return [s.feeds for s in find_samples(runnable, runnable.session(optimize=True), samples, seed)]
@@ -76,7 +76,7 @@ def find_samples(
 
 
 class _Search:
-    """Tries sizes and styles of values in turn, and remembers what the model's errors told of them."""
+    """Tries sizes and styles of values in turn, and learns from the model's errors."""
 
     def __init__(
         self, model: RunnableModel, session: TappedSession, seed: int, fits: Callable[[Feeds], bool] | None
@@ -126,19 +126,19 @@ class _Search:
         return fallback
 
     def _seek_ranks(self) -> None:
-        """Note the ranks on which the model runs where inputs leave theirs open, and go on with the least of them."""
+        """Find the ranks with which the model runs, for inputs of open rank, and continue with the least."""
         if self.unranked:
             self.runnable_ranks = [rank for rank in _RANKS if self._try(self._assume(rank), self.style, 0) is not None]
             self._assume(next(iter(self.runnable_ranks), 1))
 
     def _assume(self, rank: int) -> dict[str, int]:
-        """Give inputs that leave their rank open this one; the preferred sizes then."""
+        """Set this rank for inputs of open rank; returns the preferred sizes."""
         self.ranks.update(dict.fromkeys(self.unranked, rank))
         self.symbols = read_symbols(self.model.inputs, self.ranks)
         return preferred(self.symbols, 0)
 
     def _attempts(self, rng: np.random.Generator) -> Iterator[dict[str, int]]:
-        """Sizes to try: where the preferred ones fail, those that weights demand; none that take too much."""
+        """Sizes to try: if the preferred ones fail, the sizes that weights demand; none beyond the memory budget."""
         smallest: tuple[int, dict[str, int]] | None = None
         for number, sizes in enumerate(attempts(self.symbols, rng)):
             if number == 1:
@@ -155,8 +155,8 @@ class _Search:
             yield smallest[1]
 
     def _reshaped(self, sizes: Mapping[str, int], further: int = 2) -> Iterator[dict[str, int]]:
-        """Where a Reshape failed on `sizes`, those that it asks for: exporters write sizes of their example into shapes
-        that a model computes, of which inference knows nothing. Batches, which these seldom are, come last."""
+        """Where a Reshape failed on `sizes`, the sizes that it requires: exporters write sizes of their example into
+        computed shapes, which inference does not know. Batches, seldom the cause, come last."""
         found = _RESHAPED.search(self.failure)
         if found is None:
             return
@@ -178,7 +178,7 @@ class _Search:
         return self.probe
 
     def _alive(self, sizes: Mapping[str, int]) -> int:
-        """Elements that a run with these sizes would hold at once; 0 where the model fixes all sizes."""
+        """The most elements alive in a run with these sizes; 0 where the model fixes all sizes."""
         if not self.symbols.kinds:
             return 0
         shapes = {name: self.symbols.shape(name, sizes) for name in self.symbols.dims}
@@ -186,7 +186,7 @@ class _Search:
         return fed if fed > self.most else max(fed, self._shapes().peak(self._shapes().shapes(shapes)))
 
     def _styles(self) -> list[Style]:
-        """Draw floats anew only where they are the likely culprit: after a run that gave no finite number."""
+        """Styles to try: other floats only after a run without a finite result, their likely cause."""
         base = self.style
         if self.not_finite:
             return [base, replace(base, floats="unit"), replace(base, floats="small")]
@@ -194,7 +194,7 @@ class _Search:
         return [base, *(replace(base, size=n) for n in (1, 2, 8, 32))] if sized else [base]
 
     def _next(self, number: int, sizes: dict[str, int], samples: Sequence[Sample]) -> Sample:
-        """Another sample, of another rank where that is open, with other sizes if the model takes them."""
+        """Another sample, of another rank where the rank is open, with other sizes if the model accepts them."""
         if self.runnable_ranks:
             open_sizes = self._assume(self.runnable_ranks[number % len(self.runnable_ranks)])
             sizes = {symbol: sizes.get(symbol, size) for symbol, size in open_sizes.items()}
@@ -207,14 +207,14 @@ class _Search:
                 continue
             sample = self._try(choice, self.style, number)
             if sample is None or not _is_finite(sample.results, wholly=self.style.masked_rows):
-                # a row that is masked with -inf is NaN: that says nothing of the others
+                # a row masked with -inf is NaN, which does not concern the other rows
                 sample = self._try(choice, replace(self.style, masked_rows=False), number) or sample
             if sample is not None and (_is_finite(sample.results) or not _is_finite(samples[0].results)):
                 return sample
         return samples[0]
 
     def _channels(self, name: str) -> dict[int, int]:
-        """The channels that a convolution asks of an input it reads directly."""
+        """The channels that a convolution requires of an input that it reads directly."""
         for node, slot in self.index.consumers.get(name, ()):
             kernel = self.index.table_dims(node.input[1]) if node.op_type == "Conv" and slot == 0 else None
             if kernel is not None:
@@ -314,7 +314,7 @@ class _Search:
         return draws if kind == "sequence_type" else draws[0]
 
     def _tables(self, facts: InputFacts) -> list[tuple[str, int]]:
-        """The model inputs, with the axis, whose size bounds the indexes of an input."""
+        """The model inputs, each with the axis, whose sizes bound the indexes in an input."""
         inputs = frozenset(p.name for p in self.model.inputs)
         origins = [(self.index.origin(name, inputs), axis) for name, axis in facts.tables]
         return [(origin, axis) for origin, axis in origins if origin is not None]

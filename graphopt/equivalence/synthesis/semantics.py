@@ -1,7 +1,7 @@
-"""The meaning of a model's inputs, read off the operators that consume them.
+"""The semantics of a model's inputs, derived from the operators that consume them.
 
-A token id indexes a table, a mask selects, a sampling rate is compared with 16000: each input is followed forward
-through operators that keep its elements to the operators whose slot tells its meaning.
+A token id indexes a table, a mask selects, a sampling rate is compared with 16000: each input is followed downstream
+through operators that keep its elements to the operators whose slot reveals its meaning.
 """
 
 from __future__ import annotations
@@ -48,11 +48,12 @@ _LOGIC = frozenset(("And", "Or", "Not", "Xor", "If"))
 
 @dataclass(slots=True)
 class InputFacts:
-    """The meaning of one input.
+    """The semantics of one input.
 
-    `limit` is the smallest table its elements index (after undoing constant shifts), `low` the smallest element that is
-    not negative there; `tables` are indexed values of unknown size, with the axis; `choices` are constants its elements
-    are compared with; `roles` are among mask, size, length, index, positive, threshold, compared.
+    `limit`: the size of the smallest table that its elements index (after undoing constant shifts); `low`: the smallest
+    element with an index that is not negative; `tables`: indexed values of unknown size, with the axis; `choices`:
+    constants with which its elements are compared; `roles`: among mask, size, length, index, positive, threshold,
+    compared.
     """
 
     limit: int | None = None

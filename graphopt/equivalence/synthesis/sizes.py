@@ -1,4 +1,4 @@
-"""Sizes for symbolic dimensions: one size per name, chosen by the kind its name and place suggest."""
+"""Sizes for symbolic dimensions: one size per name, chosen by the kind that its name and axis suggest."""
 
 from __future__ import annotations
 
@@ -23,16 +23,16 @@ PREFERRED = {
     "node": (6, 9, 3, 1), "volume": (16, 24, 8, 32), "channel": (3, 3, 3, 3),
 }  # fmt: skip
 """Sizes by kind: the first is tried first, the others vary the samples (1, several, odd). Small, so that a comparison
-is quick; models that insist on larger ones are fed from `_LADDER`."""
+is quick; models that require larger sizes are fed from `_LADDER`."""
 
 _LADDER = (
     2, 3, 4, 5, 6, 7, 9, 10, 12, 16, 20, 32, 40, 48, 64, 80, 96, 100, 128, 160, 192, 224, 256, 320, 384, 400, 512, 576,
     640, 768, 1024, 1536, 2048, 4096, 8000, 16000, 32000, 48000,
 )  # fmt: skip
-"""Sizes that models often fix inside (strides, image sides, sequence lengths, sampling rates): the smallest that run
-win, but 1, at which operators hide what they do, comes last."""
+"""Sizes that models often fix internally (strides, image sides, sequence lengths, sampling rates): the smallest that
+runs wins, but 1, at which operators hide their effect, comes last."""
 _LIKELY = (2, 3, 4, 16, 32, 48, 64, 96, 128, 224)
-"""Those that are drawn for each dimension by itself."""
+"""Sizes of `_LADDER` that are drawn for each dimension independently."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,7 +100,7 @@ def _kind(symbol: str, axis: int, info: ValueInfo, dims: tuple[int | str | None,
 
 
 def free_symbols(dim: str) -> list[str]:
-    """The names in a dimension's expression; the whole text where it is no arithmetic of names and numbers."""
+    """The names in a dimension's expression; the whole text if it is not arithmetic of names and numbers."""
     tree = _parse(dim)
     return [dim] if tree is None else sorted({n.id for n in ast.walk(tree) if isinstance(n, ast.Name)})
 
@@ -173,10 +173,10 @@ def attempts(symbols: Symbols, rng: np.random.Generator) -> Iterator[dict[str, i
 
 
 def reshapable(sizes: Mapping[str, int], given: Sequence[int], asked: Sequence[int]) -> Iterator[dict[str, int]]:
-    """Sizes at which a tensor that has the shape `given` at `sizes` could have that `asked` for, where -1 is free.
+    """Sizes at which a tensor with the shape `given` at `sizes` could be reshaped to `asked`, where -1 is free.
 
-    One dimension becomes a size that is asked for, and where that does not suffice another makes up for it; or one
-    grows in proportion.
+    One dimension becomes a size of `asked`, and if that does not suffice another compensates; or one grows in
+    proportion.
     """
     found, wanted = math.prod(given), abs(math.prod(asked))
     if not found or not wanted or 0 in sizes.values():
@@ -194,7 +194,7 @@ def reshapable(sizes: Mapping[str, int], given: Sequence[int], asked: Sequence[i
 
 
 def _scaled(sizes: Mapping[str, int], symbols: Iterable[str], factor: Fraction) -> Iterator[dict[str, int]]:
-    """`sizes` with one of some dimensions multiplied, where that is a whole number."""
+    """`sizes` with one of `symbols` multiplied by `factor`, if the product is an integer."""
     for symbol in symbols:
         size = sizes[symbol] * factor
         if size.denominator == 1:

@@ -1,1 +1,1 @@
-"""Parts of a file, read and written: tensors, attributes, and fields that the IR has no place for."""
+"""Reading and writing of parts of a file: tensors, attributes, and fields without a place in the IR."""

@@ -1,6 +1,6 @@
-"""Files with large weights: each goes from the disk to an array of its own, and only the rest is parsed.
+"""Reading of files with large weights: each weight is read into its own array, and only the rest is parsed.
 
-Protobuf's parser copies all bytes once more, and Python's access to a tensor's data each time.
+Protobuf's parser copies all bytes once more, and Python copies a tensor's data at each access.
 """
 
 from __future__ import annotations
@@ -21,22 +21,22 @@ from .stream import GRAPH, INITIALIZER, RAW_DATA, field_prefix
 from .wire import WITH_LENGTH, Field, fields
 
 WORTH = 1 << 20
-"""Bytes of large tensors from which a model's weights are kept outside of its proto: below, copies cost less than what
-is saved."""
+"""The least bytes of large tensors for which a model's weights are kept outside its proto: below, copies cost less than
+reading apart saves."""
 ELEMENTS = 4096
-"""Elements of the largest tensor that stays in a proto: shapes and bounds, which are read there."""
+"""Elements of the largest tensor that always stays in a proto: shapes and bounds, which are read there."""
 LENDABLE = frozenset((DType.FLOAT, DType.FLOAT16, DType.DOUBLE, DType.INT8, DType.UINT8))
 """Element types that a session takes from memory."""
 LOCATION = "lent"
-"""The location of external data that lies in memory."""
+"""The external-data location that marks a tensor as lent, with its data in memory."""
 
 _KNOWN = frozenset(onnx.TensorProto.DESCRIPTOR.fields_by_number)
 
 
 def read_apart(path: str) -> tuple[onnx.ModelProto, dict[str, Array]] | None:
-    """The model in a file without its large weights, which the proto only describes, and these by name, read-only.
+    """The proto of a file, which only describes large weights, and these weights by name, read-only.
 
-    None where they are few, and for a file that is no model or cannot be read: whoever reads the whole says why.
+    None where large weights are few, and for a file that is no model or cannot be read: a full read reports why.
     """
     try:
         with open(path, "rb") as file:
@@ -49,20 +49,20 @@ def read_apart(path: str) -> tuple[onnx.ModelProto, dict[str, Array]] | None:
 
 
 def describe_lent(tensor: onnx.TensorProto, size: int) -> None:
-    """Let a tensor's data of `size` bytes lie in memory."""
+    """Mark a tensor as lent, with `size` bytes of data in memory."""
     tensor.data_location = onnx.TensorProto.EXTERNAL
     for key, value in (("location", LOCATION), ("length", size)):
         tensor.external_data.add(key=key, value=str(value))
 
 
 def put_back(tensor: onnx.TensorProto, array: Array) -> None:
-    """Let a tensor that was lent hold its elements again."""
+    """Store a lent tensor's elements in its proto again."""
     forget_place(tensor)
     tensor.raw_data = array.tobytes()
 
 
 def forget_place(tensor: onnx.TensorProto) -> None:
-    """Let a tensor that was lent say no more where its data lies."""
+    """Clear the location of a lent tensor."""
     tensor.ClearField("external_data")
     tensor.ClearField("data_location")
 
@@ -79,7 +79,7 @@ def with_lent(proto: onnx.ModelProto, lent: Mapping[str, Array]) -> onnx.ModelPr
 
 @dataclass(frozen=True, slots=True)
 class _Weight:
-    """A tensor whose data is apart: its place among the initializers, the tensor's field, and its data's."""
+    """A tensor read apart: its index among the initializers, the tensor's field, and its data's field."""
 
     place: int
     tensor: Field
@@ -123,7 +123,7 @@ def _read(file: BinaryIO, data: mmap.mmap) -> tuple[onnx.ModelProto, dict[str, A
 
 
 def _data_of(data: mmap.mmap, tensor: Field) -> Field | None:
-    """The field of a tensor's data; None where there is not exactly one, or a field that onnx does not know."""
+    """The field of a tensor's data; None without exactly one, or with a field unknown to onnx."""
     parts = list(fields(data, tensor.value, tensor.stop))
     raw = [field for field in parts if field.number == RAW_DATA and field.wire == WITH_LENGTH]
     if tensor.wire != WITH_LENGTH or len(raw) != 1 or any(field.number not in _KNOWN for field in parts):
@@ -145,7 +145,7 @@ def _without(data: mmap.mmap, graph: Field, weights: list[_Weight]) -> bytes:
 
 
 def _fits(tensor: onnx.TensorProto, size: int) -> bool:
-    """Whether a tensor may be lent, and its sizes tell the bytes of its data."""
+    """Whether a tensor can be lent, and its sizes agree with the bytes of its data."""
     if tensor.data_type not in LENDABLE or tensor.data_location == onnx.TensorProto.EXTERNAL or tensor.external_data:
         return False
     count: int = prod(tensor.dims)

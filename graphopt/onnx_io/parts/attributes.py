@@ -1,4 +1,4 @@
-"""Attributes, read and written. One without a plain Python form is carried as the proto that it came in."""
+"""Reading and writing of attributes. One without a plain Python form is carried as its proto."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ def read_attribute(
 
 
 def _kind_of(proto: onnx.AttributeProto) -> int:
-    """The type of an attribute of IR version 1, which had no type field: the field that is set tells it."""
+    """The type of an attribute of IR version 1, which had no type field: given by the field that is set."""
     for name, kind in _FIELDS:
         value = getattr(proto, name)
         if (proto.HasField(name) if len(name) == 1 else len(value)):  # fmt: skip
@@ -68,7 +68,7 @@ def _kind_of(proto: onnx.AttributeProto) -> int:
 
 
 def _empty(proto: onnx.AttributeProto, op: str, version: int) -> Any:
-    """An empty list: () where the operator's schema declares its type, needed for emission; else the proto."""
+    """The value of an empty list: () if the operator's schema declares its type, for emission; else the proto."""
     return () if attribute_kind(op, version, proto.name) == proto.type else Opaque(proto)
 
 
@@ -84,7 +84,7 @@ def write_attribute(
     proto: onnx.AttributeProto, name: str, value: Any, op: str, version: int,
     nested: Callable[[Graph, onnx.GraphProto], None],
 ) -> None:  # fmt: skip
-    """Fill an empty `AttributeProto`. TypeError for a value of a type that attributes do not have."""
+    """Fill an empty `AttributeProto`. TypeError for a value that no attribute can have."""
     if isinstance(value, Opaque):
         proto.CopyFrom(value.raw)
         proto.name = name

@@ -1,4 +1,4 @@
-"""Sizes of a decoder's caches that its file leaves open, by names such as kv_cache_dim, and its operators decide."""
+"""Head sizes of a decoder's caches, inferred from its operators where the file leaves them open, as kv_cache_dim."""
 
 from __future__ import annotations
 
@@ -12,17 +12,18 @@ Sizes = dict[str, dict[int, int]]
 """Sizes by the axis of an input, by its name."""
 
 _ROW, _RANK = -1, 4
-"""The axis of a head's numbers, and the axes of a cache [batch, heads, tokens, size]."""
+"""The axis of a head's elements, and the number of axes of a cache [batch, heads, tokens, size]."""
 _KEPT = frozenset(("Cast", "Identity", "Add", "Mul", "Transpose", "RotaryEmbedding", "SimplifiedLayerNormalization"))
-"""Operators whose last axis is as long as that of their first operand, Transpose where it stays the last."""
+"""Operators that keep the last size of their first operand; Transpose if the last axis stays last."""
 _STEPS = 16
-"""Operators that are followed from a cache to the product that makes its rows: twice what exporters write."""
+"""The most operators followed from a cache to the product that computes its rows: twice what exporters write."""
 
 
 def cache_sizes(graph: onnx.GraphProto) -> Sizes:
-    """The numbers of a head of each open cache that GroupQueryAttention takes, or Concat makes longer.
+    """The head size of each cache input of open size that GroupQueryAttention reads or Concat extends.
 
-    Of the first, the width of the queries' product divided by its heads; of Concat, the last size of what is appended.
+    For GroupQueryAttention, the width of the queries' product divided by the heads; for Concat, the last size of the
+    appended operand.
     """
     open_inputs = {value.name for value in graph.input if _is_open(value)}
     if not open_inputs:
@@ -52,7 +53,7 @@ def _is_open(value: onnx.ValueInfoProto) -> bool:
 
 
 def _head_size(node: onnx.NodeProto, slot: int, widths: _Widths) -> int | None:
-    """The last size of the cache that is operand `slot`; None where it is not seen."""
+    """The last size of the cache at operand `slot`; None if unknown."""
     if node.op_type == "Concat" and _number(node, "axis") in (2, -2) and len(node.input) == 2:
         return widths.of(node.input[1 - slot])
     if node.op_type != "GroupQueryAttention" or slot not in (3, 4):
@@ -67,7 +68,7 @@ def _number(node: onnx.NodeProto, name: str) -> int:
 
 
 class _Widths:
-    """The last sizes of values, as far as constants beside their producers say."""
+    """The last sizes of values, as far as the constants of their producers determine them."""
 
     def __init__(self, graph: onnx.GraphProto) -> None:
         self.dims = {tensor.name: tuple(tensor.dims) for tensor in graph.initializer}
@@ -95,7 +96,7 @@ class _Widths:
         return None
 
     def _reshaped(self, node: onnx.NodeProto) -> int | None:
-        """The last size that Reshape gives; of rows [batch, tokens, width] cut into heads, width over their number."""
+        """The last size of a Reshape's result; for rows [batch, tokens, width] split into heads, width / heads."""
         target = self._constant(node.input[1])
         if not target or target[-1] > 0:
             return target[-1] if target else None
@@ -104,7 +105,7 @@ class _Widths:
         return width // heads if width and width % heads == 0 else None
 
     def _constant(self, name: str) -> list[int]:
-        """The whole numbers of a constant; [] where the file does not hold them."""
+        """The integers of a constant; [] where the file does not hold them."""
         tensor, node = self.tensors.get(name), self.maker.get(name)
         if tensor is None and node is not None and node.op_type == "Constant":
             tensor = next((a.t for a in node.attribute if a.name == "value"), None)

@@ -1,4 +1,4 @@
-"""Fields of a file that the IR has no place for: kept in `raw` of its objects, written back when emitting."""
+"""Fields of a file without a place in the IR: kept in `raw` of its objects, and written back by emission."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class NodeExtras:
-    """Doc strings of attributes, device placement, and an operator's name that contains `::` itself."""
+    """Doc strings of attributes, device placement, and an operator name that contains `::`."""
 
     operator: tuple[str, str] | None = None  # domain, op_type
     docs: Mapping[str, str] = field(default_factory=dict)
@@ -23,7 +23,7 @@ class NodeExtras:
 
 @dataclass(frozen=True, slots=True)
 class GraphExtras:
-    """Quantization annotations, the constants only they name, and types with more than the IR keeps (by value name)."""
+    """Quantization annotations, constants that only they name, and types beyond the IR's fields (by value name)."""
 
     annotations: tuple[onnx.TensorAnnotation, ...] = ()
     pinned: Mapping[str, Constant] = field(default_factory=dict)
@@ -42,8 +42,8 @@ class FunctionExtras:
 class ModelExtras:
     """Training and device sections, the source file, and (IR version < 4) the order in which inputs were listed.
 
-    proto: the model that was lifted, whose tensors the constants are; not to be edited. lent: its large weights, by
-    name, where the proto only describes them.
+    proto: the lifted model, whose tensors the constants read; not to be edited. lent: its large weights, by name, if
+    the proto only describes them.
     """
 
     training: tuple[onnx.TrainingInfoProto, ...] = ()

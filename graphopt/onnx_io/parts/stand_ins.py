@@ -1,8 +1,8 @@
-"""Operators of ONNX in place of onnxruntime's own, in a skeleton whose types, or whose shapes alone, are inferred.
+"""ONNX operators that stand in for onnxruntime's own, in a skeleton for inference of types or of shapes only.
 
-ONNX's inference knows no type of what onnxruntime's own operators compute, and follows sizes that the model computes
-(Shape, Gather, Concat, Reshape) no further than to the first of them: a decoder quantized by onnxruntime's own tool
-would lose its shapes. A stand-in has the type of the result, and one more input where it needs an operand's shape.
+ONNX's inference knows no result types of onnxruntime's own operators, and follows computed sizes (Shape, Gather,
+Concat, Reshape) only up to the first such operator: a decoder quantized by onnxruntime's own tool would lose its
+shapes. A stand-in has the type of the result, and an additional input where it needs an operand's shape.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ _OWN = "com.microsoft"
 _NORM = "SimplifiedLayerNormalization"
 _GELUS = ("QuickGelu", "Gelu", "FastGelu", "BiasGelu")
 _SAME = frozenset((("", _NORM), *((_OWN, name) for name in (_NORM, *_GELUS))))
-"""Domains and operators whose first result is like their first operand."""
+"""Domains and operators whose first result has the type of their first operand."""
 _WIDTHS = (2, 4, 8)
 """Bits of a code."""
 _ONE, _TWO, _CODES = (0,), (0, 1), (0, 3)
@@ -30,12 +30,12 @@ _LIKE = {
     "QLinearAveragePool": ("AveragePool", _ONE), "QLinearGlobalAveragePool": ("GlobalAveragePool", _ONE),
     "QGemm": ("Gemm", _CODES),
 }  # fmt: skip
-"""Operators of onnxruntime, by one of ONNX's whose result has the same shape, if not the same type, and the operands
-that this takes."""
+"""For operators of onnxruntime, an ONNX operator whose result has the same shape, if not the same type, and the
+operands that it takes."""
 
 
 def put_stand_ins(skeleton: onnx.ModelProto) -> None:
-    """Replace in place, in nested graphs too, what has a stand-in and one result that is read."""
+    """Replace in place, in nested graphs too, operators that have a stand-in and a single result."""
     shapes = {t.name: (tuple(t.dims), t.data_type) for t in skeleton.graph.initializer}
     for value in skeleton.graph.input:
         declared = value.type.tensor_type
@@ -60,7 +60,7 @@ def put_stand_ins(skeleton: onnx.ModelProto) -> None:
 
 
 def put_alike_shapes(graph: onnx.GraphProto) -> None:
-    """Replace in place what has a result of the same shape by ONNX's operators; their attributes stay."""
+    """Replace in place operators by ONNX operators with results of the same shape; attributes stay."""
     for node in graph.node:
         if node.domain != _OWN:
             continue

@@ -1,4 +1,4 @@
-"""Serialization tensor by tensor: the bytes of protobuf's own, without a second copy of the weights in memory."""
+"""Serialization tensor by tensor: the same bytes as protobuf's, without a second copy of the weights in memory."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from google.protobuf.unknown_fields import UnknownFieldSet  # type: ignore[impor
 from ...ir import Array, DType
 
 _LARGE = 1 << 16
-"""Bytes from which a tensor is written apart: of smaller ones the handling costs more than the copy."""
+"""Bytes from which a tensor is written separately: for smaller ones a copy costs less."""
 GRAPH, INITIALIZER, RAW_DATA = 7, 5, 9
 """Numbers of the fields `ModelProto.graph`, `GraphProto.initializer` and `TensorProto.raw_data` (onnx/onnx.proto)."""
 _BYTES = 2
@@ -23,9 +23,8 @@ _BYTES = 2
 def write_proto(proto: onnx.ModelProto, file: BinaryIO, lent: Mapping[str, Array] | None = None) -> None:
     """Write the bytes of `proto.SerializeToString(deterministic=True)`, whose fields lie in the order of their numbers.
 
-    lent: arrays of initializers, by name, that the proto only describes. A message without these and with fields that
-    onnx does not know is serialised whole. Raises EncodeError or ValueError where that
-    cannot be done.
+    lent: arrays of initializers, by name, that the proto only describes. A message without lent arrays and with fields
+    unknown to onnx is serialized whole. Raises EncodeError or ValueError where that fails.
     """
     graph = proto.graph
     lent = lent or {}
@@ -50,7 +49,7 @@ def write_proto(proto: onnx.ModelProto, file: BinaryIO, lent: Mapping[str, Array
 
 
 class _Tensor:
-    """An initializer whose data is read when it is written. array: its elements where they are not in the proto."""
+    """An initializer whose data is read only while it is written. array: its elements, if not in the proto."""
 
     def __init__(self, tensor: onnx.TensorProto, array: Array | None = None) -> None:
         if array is not None:
@@ -85,7 +84,7 @@ def _is_apart(tensor: onnx.TensorProto) -> bool:
 
 
 def _around(message: Any, number: int) -> tuple[bytes, bytes]:
-    """The fields of a message before and after the one of that number, serialised."""
+    """The serialized fields of a message before and after field `number`."""
     before, after = type(message)(), type(message)()
     for field in message.DESCRIPTOR.fields:  # not ListFields, which copies the data
         if field.number == number or not _is_set(message, field.name):
@@ -111,7 +110,7 @@ def _plain(message: Any) -> bytes:
 
 
 def field_prefix(number: int, size: int) -> bytes:
-    """The tag and length of a field that has a length."""
+    """The tag and length of a length-delimited field."""
     return _varint(number << 3 | _BYTES) + _varint(size)
 
 

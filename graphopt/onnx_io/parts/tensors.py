@@ -1,4 +1,4 @@
-"""Tensors of a file as constants: read when needed; external data is mapped once a file and never copied."""
+"""Tensors of a file as constants, read lazily; each external file is mapped once, and its data never copied."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ from ...ir import Array, Constant, DType
 from .apart import put_back
 
 _LISTED = frozenset((onnx.TensorProto.FLOAT, onnx.TensorProto.DOUBLE, onnx.TensorProto.INT32, onnx.TensorProto.INT64))
-"""Element types whose lists (`float_data` and so on) hold the elements as they are."""
+"""Element types whose lists (`float_data` and so on) hold plain elements."""
 
 
 class DataFiles:
     """The external data files of one model folder.
 
-    A location must stay inside the folder: relative, without a way up, and its real path below the real path of the
-    folder, or of the folder where the model file itself really lies (model caches link both into a store).
+    A location must stay inside the folder: relative, without "..", and its real path below the real path of the folder,
+    or of the model file's real folder (model caches link both into a store).
     """
 
     def __init__(self, folder: str = "", path: str = "") -> None:
@@ -56,7 +56,7 @@ class DataFiles:
 
 @dataclass(frozen=True, slots=True)
 class ProtoSource:
-    """The source of a constant that is a tensor of the file: its proto, not to be edited.
+    """The source of a constant in the model file: its tensor proto, not to be edited.
 
     lent: the elements, where the proto only describes them (`parts.apart`).
     """
@@ -81,7 +81,7 @@ class ProtoSource:
 
 
 def _ir_tensor(proto: onnx.TensorProto) -> Any:
-    """The tensor in onnx-ir, which knows all forms of all types; half a second to import, so where needed only."""
+    """The tensor in onnx-ir, which reads all forms of all types; imported only if needed, as it takes half a second."""
     from onnx_ir.serde import TensorProtoTensor
 
     return TensorProtoTensor(proto)
@@ -89,7 +89,7 @@ def _ir_tensor(proto: onnx.TensorProto) -> Any:
 
 @dataclass(frozen=True, slots=True)
 class ExternalSource:
-    """The source of a constant whose data lies in another file: its proto, that file, and where the data begins."""
+    """The source of a constant with external data: its proto, the mapped file, and the offset of the data."""
 
     raw: onnx.TensorProto
     file: DataFile
@@ -103,13 +103,13 @@ class ExternalSource:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class PackedSource:
-    """The source of a new constant of fewer than 8 bits: its bytes as a file stores them, uint8, kept on disk."""
+    """The source of a new constant of fewer than 8 bits: its packed bytes, uint8, kept on disk."""
 
     packed: Array
 
 
 def packed_constant(packed: Array, dtype: DType, shape: tuple[int, ...]) -> Constant:
-    """A constant of 4-bit elements that lie packed on disk, two a byte, unpacked when they are read."""
+    """A constant of 4-bit elements, packed on disk, two a byte, and unpacked at each read."""
 
     def unpacked() -> Array:
         tensor = onnx.TensorProto(dims=shape, data_type=int(dtype), raw_data=packed.tobytes())
@@ -143,7 +143,7 @@ class DataFile:
 
 
 def read_constant(proto: onnx.TensorProto, files: DataFiles, place: str, lent: Array | None = None) -> Constant:
-    """The constant that a `TensorProto` describes, not read yet; ModelError where the proto contradicts itself.
+    """The unread constant of a `TensorProto`; ModelError where the proto contradicts itself.
 
     lent: its elements, where the proto only describes them.
     """
@@ -220,7 +220,7 @@ def _mapped(file: DataFile, offset: int, length: int, dtype: DType, shape: tuple
 
 
 def read_sparse(proto: onnx.SparseTensorProto, files: DataFiles, place: str) -> Constant:
-    """The constant that a `SparseTensorProto` describes; becomes dense when read."""
+    """The constant of a `SparseTensorProto`, made dense when it is read."""
     values = read_constant(proto.values, files, place)
     indices = read_constant(proto.indices, files, place)
     shape = tuple(proto.dims)
@@ -238,7 +238,7 @@ def _dense(values: Constant, indices: Constant, shape: tuple[int, ...]) -> Array
 
 
 def external_source(constant: Constant) -> ExternalSource | None:
-    """The source of a constant whose data lies in another file; None for others."""
+    """The source of a constant with external data; None for other constants."""
     return constant.source if isinstance(constant.source, ExternalSource) else None
 
 
@@ -294,7 +294,7 @@ def describe_external(proto: onnx.TensorProto, constant: Constant, name: str) ->
 
 
 def stored_bytes(constant: Constant) -> memoryview:
-    """The elements as the file stores them; a view, not a copy, where memory or a mapped file has the same bytes."""
+    """The elements' bytes as in the file; a view, not a copy, if memory or a mapped file holds the same bytes."""
     source = constant.source
     if isinstance(source, ExternalSource):
         return source.file.bytes(source.offset, constant.nbytes).data

@@ -12,7 +12,7 @@ _VARINT, _EIGHT_BYTES, WITH_LENGTH, _FOUR_BYTES = 0, 1, 2, 5
 
 @dataclass(frozen=True, slots=True)
 class Field:
-    """A field: its number and wire type, and where it, its value and the next field begin."""
+    """A field: its number and wire type, and the offsets of the field, its value and the next field."""
 
     number: int
     wire: int
@@ -22,7 +22,7 @@ class Field:
 
 
 def fields(data: mmap.mmap, start: int, stop: int) -> Iterator[Field]:
-    """The fields of a message. ValueError where it is none."""
+    """The fields of a message. ValueError where the bytes are no message."""
     while start < stop:
         tag, value = _varint(data, start, stop)
         wire = tag & 7
@@ -42,7 +42,7 @@ def fields(data: mmap.mmap, start: int, stop: int) -> Iterator[Field]:
 
 
 def _varint(data: mmap.mmap, at: int, stop: int) -> tuple[int, int]:
-    """A number, and where the bytes behind it begin."""
+    """A varint, and the offset of the byte behind it."""
     value = shift = 0
     while at < stop and shift < 64:
         byte = data[at]

@@ -1,1 +1,1 @@
-"""The manifest of a model and its executables, kept on disk so that the next session opens at once."""
+"""The on-disk cache of a model's manifest and executables, so that its next session opens at once."""

@@ -1,4 +1,4 @@
-"""The plans of a region whose caches grow, kept in one file: all read the same packed weights, which lie there once."""
+"""The plans of a region with growing caches, in one file that holds their shared packed weights once."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from ..lower.traits import Operation, Shape
 from .plan_cache import PlanCache
 
 _MOST = 16
-"""Plans of a file: one for each size of a piece of a prompt and one to spare, for caches of floats and of codes. The
-file is written anew with each."""
+"""Plans a file holds: eight for float caches, eight for coded ones, that is one for each piece size of a prompt and one
+to spare. Each new plan rewrites the file."""
 
 Plans = dict[tuple[Shape, ...], Executable | NoExecutable]
 
@@ -34,7 +34,7 @@ class GrowingPlans:
         return self._read()[0].get(shapes)
 
     def lend_weights(self, operations: Sequence[Operation]) -> None:
-        """Let the operations have the weights of the plans at hand, so that they are not packed again."""
+        """Give the stored plans' packed weights to the operations, so that no weight is packed again."""
         for operation, packed in zip(_products(operations), self._read()[1]):
             operation.weights.packed = packed
 

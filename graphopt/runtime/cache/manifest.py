@@ -1,4 +1,4 @@
-"""Manifests: all that a session must know of its model in order to run it. They can be kept on disk."""
+"""Manifests: inputs, outputs and parts of a model, all a session needs to run it; they can be cached on disk."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ from ..place.lowered_model import LoweredModel
 from ..place.partition import Segment
 
 COMPUTED = "stored weights are computed once, as onnxruntime loads them"
-"""What a session tells of a model that runs whole so."""
+"""The line in which a session describes a model that runs whole in onnxruntime with its weights computed at loading."""
 
 
 @dataclass(frozen=True, slots=True)
 class Input:
-    """An input of the model; `default` is its value where nothing is fed."""
+    """An input of the model; `default` is its value where the feeds lack it."""
 
     name: str
     type: Type | None
@@ -32,7 +32,7 @@ class Input:
 
 @dataclass(frozen=True, slots=True)
 class Output:
-    """An output of the model: the value with the number `place`, or where that is −1 a constant."""
+    """An output of the model: value number `place`, or `constant` where `place` is −1."""
 
     name: str
     type: Type | None
@@ -42,12 +42,12 @@ class Output:
 
 @dataclass(frozen=True, slots=True)
 class Part:
-    """One segment: it reads and writes values by number. `model` is its ONNX file, None for a region of kernels.
+    """One segment, which reads and writes values by number. `model`: its ONNX file, None for a region on kernels.
 
-    `operators` are counted by name; `products` are those that multiply and accumulate, on kernels. `refusals`: why
-    nodes are left to onnxruntime; `decision`: the times for which a region is on kernels. `shapes`: a region's input
+    `operators`: their count by name; `products`: the number of multiply-accumulate operations on kernels. `refusals`:
+    why nodes are left to onnxruntime; `decision`: the times that put a region on kernels. `shapes`: a region's input
     shapes where the model fixes them. `growing`: a region's inputs that are longer in each run, and their axes.
-    `sized`: values of which nodes read nothing but the shape.
+    `sized`: values whose shape is all that nodes read.
     """
 
     reads: tuple[int, ...]
@@ -64,11 +64,11 @@ class Part:
 
 @dataclass(frozen=True, slots=True)
 class Manifest:
-    """The model's inputs and outputs, and its parts in order. `values` are numbered, inputs first.
+    """The model's inputs and outputs, its parts in the order they run, and the number of its `values`, inputs first.
 
-    `whole`: onnxruntime runs all of the model, from its own file. `computed`: then its stored weights are computed as
-    it is loaded. `verdict`: what decided of the parts together.
-    `positions`: the most tokens that its tables of positions hold, None where it has none.
+    `whole`: onnxruntime runs the whole model, from its own file; `computed`: it computes stored weights as it loads.
+    `verdict`: the reason for this partition.
+    `positions`: the most tokens that the model's position tables hold, None where it has no such table.
     """
 
     inputs: tuple[Input, ...]
@@ -110,7 +110,7 @@ def manifest_of(lowered: LoweredModel) -> Manifest:
 
 
 def _declared(declared: Type | None, inferred: Type | None) -> Type | None:
-    """The type with which an output is declared, its open sizes known where inference knows them."""
+    """The declared type of an output, its open sizes filled in from the inferred type."""
     if not isinstance(declared, TensorType) or not isinstance(inferred, TensorType):
         return declared or inferred
     if declared.shape is None or inferred.shape is None or len(declared.shape) != len(inferred.shape):
@@ -143,7 +143,7 @@ def _part(lowered: LoweredModel, segment: Segment, places: Mapping[Value, int], 
 
 
 def _sized(segment: Segment) -> list[Value]:
-    """Inputs of nodes that ask for their shape alone."""
+    """The segment's inputs of which its nodes read the shape only."""
     inside = set(segment.units)
     return [
         value

@@ -1,8 +1,8 @@
 """The plans of a model on disk, beside the kernels: its manifest and its executables, weights packed.
 
-A file is a pickle whose arrays lie behind it, each on a cache line as kernels want them, read in one piece and used
-where they are. The folder also holds machine code that is run, so a pickle asks for no more trust than is given. Files
-are written beside, then renamed; one that cannot be read or written costs only the time to compile again.
+A file is a pickle followed by its arrays, each aligned to a cache line for kernels, read in one piece and used in
+place. The folder also holds machine code that is run, so that pickles need no additional trust. Files are written
+beside, then renamed; a file that cannot be read or written costs only the time to compile again.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ _LARGEST = 1 << 29
 """Bytes of the largest file, packed weights of some 500 million parameters; a bound, not tuned."""
 
 _MOST = 2 << 30
-"""Bytes of all files, the least recently used models forgotten first; a bound on the user's disk, not tuned."""
+"""Bytes of all files, least recently used models removed first; a bound on the user's disk, not tuned."""
 
 _FILES = 64
 """Files of one model, which with open shapes could have any number of executables; a bound, not tuned."""
@@ -41,7 +41,7 @@ _HEAD = struct.Struct("<32sQQ")  # digest of the pickle and of the sizes, length
 
 @cache
 def _sources() -> bytes:
-    """Digest of all that turns a model into executables: kernels, their compilers, the folders above, libraries."""
+    """Digest of all code that turns a model into executables: kernels, compilers, the packages above, libraries."""
     digest = hashlib.sha256(generation().encode())
     package = Path(__file__).parents[2]
     for folder in ("ir", "ops", "onnx_io", "analysis", "runtime"):
@@ -52,7 +52,7 @@ def _sources() -> bytes:
 
 
 class PlanCache:
-    """The files of one model, known by its digest, under the options that its executables depend on."""
+    """The cache files of one model, keyed by its digest and by the options that its executables depend on."""
 
     def __init__(self, digest: str, *options: object) -> None:
         facts = hashlib.sha256(_MAGIC + _sources() + repr((digest, select_level().name, *options)).encode())
@@ -62,7 +62,7 @@ class PlanCache:
         return self._folder / hashlib.sha256(repr(name).encode()).hexdigest()[:32]
 
     def load(self, name: object) -> Any:
-        """The object that was saved under this name; None where there is none, or none that can be read."""
+        """The object saved under this name; None where no readable file holds one."""
         try:
             with open(self._path(name), "rb") as file:
                 plan = _read(file)
@@ -118,7 +118,7 @@ def _read(file: Any) -> Any:
 
 
 def _padded(size: int) -> int:
-    """Bytes that an array takes: itself and the slack that kernels may read behind it, up to the next cache line."""
+    """Bytes of an array and the slack that kernels may read behind it, rounded up to a cache line."""
     return -(-(size + SLACK) // _LINE) * _LINE
 
 

@@ -1,1 +1,1 @@
-"""Compilation: a region at known shapes becomes one program of kernels over one arena, its weights packed."""
+"""Compilation of a region, at known shapes, to one program of kernels over one arena, with packed weights."""

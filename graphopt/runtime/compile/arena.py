@@ -1,4 +1,4 @@
-"""One arena for all buffers of an executable: greedy best-fit colouring of the intervals in which they live."""
+"""One arena for all buffers of an executable: greedy best-fit coloring of their live intervals."""
 
 from __future__ import annotations
 
@@ -20,10 +20,10 @@ class Interval:
 
 def assign(intervals: Sequence[Interval], slack: int) -> tuple[list[int], int]:
     """Offsets on cache lines, and the arena's size; buffers alive together do not overlap, `slack` bytes included.
-    Those without bytes have the offset 0.
+    Empty buffers have the offset 0.
 
-    Largest first, each into the smallest gap that holds it between those alive at the same time (Pisarchyk and Lee,
-    2020, greedy by size).
+    Largest buffer first, each into the smallest gap that fits between buffers alive at the same time (Pisarchyk and
+    Lee, 2020, greedy by size).
     """
     offsets = [0] * len(intervals)
     placed: list[tuple[int, int, Interval]] = []  # begin, end, interval, by begin

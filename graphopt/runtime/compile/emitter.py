@@ -1,4 +1,4 @@
-"""The emitter of one region: routines of kernels over numbered buffers, and where each value's elements lie."""
+"""The emitter of one region: kernel routines over numbered buffers, and the tensor of each value."""
 
 from __future__ import annotations
 
@@ -24,15 +24,15 @@ from .layouts import Order, channels_last, natural, physical_shape, same_place
 from .tensor import Tensor
 
 _MOST_AXES = 6
-"""Axes of the largest tensor that is moved in two steps where one does not do: 720 orders between them are tried."""
+"""The most axes of a tensor that is transposed in two steps where one step fails: up to 720 middle orders are tried."""
 
 
 Inputs = tuple[Tensor, ...]
-"""Where the data inputs of an operation lie."""
+"""The tensors of an operation's data inputs."""
 
 
 def _permute(x: Tensor, order: Order) -> Routine | None:
-    """The transposition to an order; None where its axes move apart in more runs than the kernel takes."""
+    """The transposition of a tensor to an order; None where it has more runs of axes than the kernel takes."""
     permutation = tuple(x.order.index(axis) for axis in order)
     try:
         return prepare_permute(physical_shape(x.shape, x.order), permutation, x.itemsize)
@@ -42,7 +42,7 @@ def _permute(x: Tensor, order: Order) -> Routine | None:
 
 @dataclass(frozen=True, slots=True)
 class BoundRoutine:
-    """A routine with the buffers its names stand for, and the operation it came from."""
+    """A routine with the buffers that its names stand for, and the operation that it serves."""
 
     routine: Routine
     buffers: Mapping[str, int]
@@ -50,15 +50,15 @@ class BoundRoutine:
 
 
 class RoutineEmitter:
-    """Collects the routines of one region for known shapes. Its methods raise Declined where kernels lack a shape."""
+    """Collects the routines of one region at known shapes. Methods raise Declined where no kernel takes a shape."""
 
     def __init__(
         self, shapes: Mapping[Value, Shape], memory: Memory = "fast", *, wanted: Mapping[Value, Order],
         flattened: Collection[Value] = (),
     ) -> None:  # fmt: skip
-        """`shapes` and `wanted`: by value, its shape and the order that its readers like best.
+        """`shapes` and `wanted`: by value, its shape and the order of axes that its readers prefer.
 
-        `flattened`: values that only products read which can take their columns in any order.
+        `flattened`: values read only by products with constant weights, which can take columns in any order.
         """
         self.shapes, self.memory, self.wanted, self.flattened = shapes, memory, wanted, flattened
         self.sizes: list[int] = []  # bytes of each buffer
@@ -71,7 +71,7 @@ class RoutineEmitter:
         self.operation: Operation  # whose routines are added
 
     def new(self, shape: Shape, order: Order, itemsize: int = 1) -> Tensor:
-        """A tensor in a buffer of its own."""
+        """A tensor in a new buffer."""
         self.sizes.append(prod(shape) * itemsize)
         return Tensor(len(self.sizes) - 1, shape, order, itemsize)
 
@@ -89,13 +89,13 @@ class RoutineEmitter:
         self.bound.append(BoundRoutine(routine, buffers, self.operation))
 
     def result(self, routine: Routine, shape: Shape, order: Order, itemsize: int = 1, **tensors: Tensor) -> Tensor:
-        """Append a routine that writes a tensor of its own, `y`; returns that."""
+        """Append a routine that writes a new tensor `y`; returns the tensor."""
         y = self.new(shape, order, itemsize)
         self.add(routine, **tensors, y=y)
         return y
 
     def tensor_of(self, value: Value) -> Tensor:
-        """Where the value lies; constants of codes get a buffer that is filled once."""
+        """The tensor of a value; a constant of codes gets a buffer that is filled once."""
         if value not in self.tensors:
             array = constant_array(value)
             if array is None or array.dtype.itemsize != 1:
@@ -105,7 +105,7 @@ class RoutineEmitter:
         return self.tensors[value]
 
     def ordered(self, x: Tensor, order: Order) -> Tensor:
-        """The tensor in this order, its elements moved if they must be."""
+        """The tensor in this order, transposed in memory if the order differs."""
         if same_place(x.shape, x.order, order):
             return replace(x, order=order)
         direct = _permute(x, order)

@@ -1,4 +1,4 @@
-"""Executables: all that runs of a region at known shapes need, and nothing of the graph. They can be kept on disk."""
+"""Executables: a region compiled for known shapes, independent of the graph, so that they can be cached on disk."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from .growth import Growth
 from .layouts import Order
 
 Use = tuple[int, int, int]
-"""A step, an argument of it, and bytes from a buffer's start."""
+"""Where a program holds an address: number of the step, number of its argument, bytes from a buffer's start."""
 
 Memory = Literal["fast", "small"]
 """Whether Winograd weights are stored transformed ("fast") or transformed during each run ("small")."""
@@ -25,7 +25,7 @@ Memory = Literal["fast", "small"]
 
 @dataclass(frozen=True, slots=True)
 class ProgramStep:
-    """One row of the program, the buffers its names stand for, and its operation in words."""
+    """One step of the program, the buffers that its names stand for, and its operation in words."""
 
     step: Step
     buffers: Mapping[str, int]
@@ -43,18 +43,17 @@ class Border:
 
     @property
     def nbytes(self) -> int:
-        """Its bytes."""
+        """Size in bytes."""
         return prod(self.shape) * self.dtype.itemsize
 
 
 @dataclass(frozen=True, slots=True)
 class Executable:
-    """A region's program for one set of input shapes. Each run has memory of its own, an `ExecutionContext`.
+    """A region's program for one set of input shapes. The memory of each run is its own `ExecutionContext`.
 
-    `library` stands first, so that a copy read from disk links the kernels before the tables that point at them.
-    `offsets` place the buffers in an arena of `arena_bytes`; `constants` are the buffers filled once. A source is None
-    where only its shape was needed. `packed_bytes`: the weights'.
-    `growth`: its caches of any length, where it has some.
+    `library` stands first, so that unpickling links the kernels before the tables that point at them. `offsets` place
+    the buffers in an arena of `arena_bytes`; `constants`: buffers filled once. A source is None where only its shape
+    was read. `packed_bytes`: bytes of the packed weights. `growth`: the growing caches, if any.
     """
 
     library: Library
@@ -73,7 +72,7 @@ class Executable:
         return any(prod(border.shape) == 0 for border in self.results)
 
     def uses(self) -> Mapping[int, Sequence[Use]]:
-        """Where the program has the address of each buffer."""
+        """The places in the program that hold an address in each buffer, by the buffer's number."""
         found: dict[int, list[Use]] = {}
         for index, row in enumerate(self.steps):
             for place, argument in enumerate(row.step.arguments.values()):
@@ -84,13 +83,13 @@ class Executable:
 
 @dataclass(frozen=True, slots=True)
 class NoExecutable:
-    """Why kernels do not take a region at some input shapes. It can be kept on disk as an executable is."""
+    """The reason why kernels cannot run a region at some input shapes; cached on disk as an executable is."""
 
     reason: str
 
 
 def hidden_addresses(executable: Executable) -> list[str]:
-    """Arguments that are addresses of this process as plain numbers; with any, another process could not run it."""
+    """Arguments that hold addresses of this process as plain integers: another process could not run the executable."""
     arrays = [array for row in executable.steps for array in _arrays(row.step)]
     addresses = {array.ctypes.data for array in arrays if array.size}
     addresses.update(unit.address() for unit in executable.library.units)

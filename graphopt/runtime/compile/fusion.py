@@ -1,6 +1,6 @@
-"""Fusion in a region of known shapes: tables and additions move into the epilogue of the product before them.
+"""Fusion in a region at known shapes: tables and additions move into the epilogue of the product before them.
 
-Exact: the product is requantized first to the codes that stood between, then the addition or table is applied to them.
+Exact: the epilogue first requantizes to the intermediate codes, then applies the addition or table to these.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from .tabulate import tabulate
 def fuse(
     operations: Sequence[Operation], shapes: Mapping[Value, tuple[int, ...]], exported: Collection[Value]
 ) -> list[Operation]:
-    """Operations with the same results, fewer of them; values in `exported` are still computed."""
+    """An equivalent, shorter list of operations; values in `exported` are still computed."""
     operations = tabulate(operations, exported)
     uses = Counter(value for operation in operations for value in operation.inputs)
     position: dict[Value, int] = {}
@@ -37,7 +37,7 @@ def _fused(
     operation: Operation, earlier: list[Operation | None], position: dict[Value, int], uses: Counter[Value],
     shapes: Mapping[Value, tuple[int, ...]], exported: Collection[Value],
 ) -> Operation:  # fmt: skip
-    """The operation joined with the one before it, which is dropped from `earlier`; else the operation itself."""
+    """The operation fused with its producer, which is dropped from `earlier`; else the operation itself."""
     if not isinstance(operation, (Table, Binary)):
         return operation
     for slot, value in enumerate(operation.inputs):
@@ -75,12 +75,12 @@ def _with_table(before: Operation | None, after: Table) -> Operation | None:
 
 
 def _through(first: Array, second: Array) -> Array:
-    """The table of `first`, then `second`."""
+    """The table that composes `first` with `second`."""
     return np.take(second, first.reshape(-1).view(np.uint8))
 
 
 def limits_of(table: Array, x: Quantization) -> Clamp | None:
-    """The limits of a table that only clips codes of its own type."""
+    """The limits of a table that only clips codes of type `x.dtype`; None for any other table."""
     if table.dtype != np.dtype(x.dtype):
         return None
     low, high = int(table.min()), int(table.max())

@@ -1,7 +1,7 @@
-"""Caches that grow: tensors of a region whose length no executable knows, at its borders and outside its arena.
+"""Growing caches: inputs and outputs of a region, outside its arena, whose length no executable fixes.
 
-A program finds them by addresses, and the numbers that follow from their length by words, which are bound before each
-run: buffers without bytes stand for both. So one executable serves a cache of any length.
+Their addresses, strides and lengths are words of the program that are bound before each run; buffers of zero bytes
+stand for these words. So one executable serves caches of any length.
 """
 
 from __future__ import annotations
@@ -17,8 +17,8 @@ from .tensor import Tensor
 
 @dataclass(frozen=True, slots=True)
 class GrowingCache:
-    """Input `source` and output `result` of a region, [batch, heads, rows, size]; the buffers that stand for the bytes
-    between heads of each."""
+    """Input `source` and output `result` of a region, [batch, heads, rows, size]; `past_stride` and `stride`: the
+    buffers that stand for the bytes between their heads."""
 
     source: int
     result: int
@@ -28,8 +28,8 @@ class GrowingCache:
 
 @dataclass(frozen=True, slots=True)
 class Growth:
-    """The caches of a region, which gain `count` rows in a run; the buffer that stands for their rows before; the
-    inputs that are masks, as long as the caches are then."""
+    """The caches of a region, which gain `count` rows in a run; `rows`: the buffer that stands for their length before;
+    `masks`: the inputs that are as long as the caches after the run."""
 
     rows: int
     count: int
@@ -37,13 +37,13 @@ class Growth:
     masks: tuple[int, ...]
 
     def fits(self, shapes: Sequence[Shape]) -> bool:
-        """Whether all caches have as many rows, and masks their length."""
+        """Whether all caches have equal lengths, and masks that length plus `count`."""
         lengths = {shapes[cache.source][2] for cache in self.caches}
         return len(lengths) == 1 and {shapes[i][-1] - self.count for i in self.masks} <= lengths
 
 
 def growing_axes(operations: Sequence[Operation], inputs: Sequence[Value]) -> tuple[tuple[int, int], ...]:
-    """The inputs of a region that grow from run to run, by number, and the axes along which they do."""
+    """The inputs of a region that grow from run to run, by number, and the axes along which they grow."""
     axes: dict[Value, int] = {}
     for operation in operations:
         if isinstance(operation, AppendCache):
@@ -54,7 +54,7 @@ def growing_axes(operations: Sequence[Operation], inputs: Sequence[Value]) -> tu
 
 
 class GrowthEmitter:
-    """Collects the growth of one region while its operations are emitted. `new` makes a buffer of so many bytes."""
+    """Collects the growing caches of a region as operations are emitted. `new` makes a tensor of a size in bytes."""
 
     def __init__(self, new: Callable[[Shape, int], Tensor]) -> None:
         self._new = new
@@ -66,7 +66,7 @@ class GrowthEmitter:
         self.masks: dict[Value, tuple[int, int, int]] = {}
 
     def source(self, value: Value, shape: Shape, axis: int) -> Tensor:
-        """The place of an input that grows."""
+        """The tensor of a growing input."""
         if axis == -1:
             sizes = (1,) * (4 - len(shape)) + shape
             self.masks[value] = sizes[0], sizes[1], sizes[2]
@@ -74,23 +74,23 @@ class GrowthEmitter:
 
     @property
     def rows(self) -> Tensor:
-        """Stands for the rows of the caches before a run."""
+        """The buffer that stands for the caches' rows before a run."""
         if self._rows is None:
             self._rows = self._new((), 0)
         return self._rows
 
     def past_stride(self, past: Value) -> Tensor:
-        """Stands for the bytes between heads of a cache that is read."""
+        """The buffer that stands for the bytes between heads of an input cache."""
         return self._past_strides.setdefault(past, self._new((), 0))
 
     def result(self, past: Value, present: Value, shape: Shape, count: int) -> tuple[Tensor, Tensor]:
-        """The place of a cache with `count` more rows, and what stands for the bytes between its heads."""
+        """The tensor of an output cache, `count` rows longer, and the buffer for the bytes between its heads."""
         self._results[past], self._count = present, count
         self.strides[present] = self._new((), 0)
         return self._new(shape, 0), self.strides[present]
 
     def growth(self, inputs: Sequence[Value], outputs: Sequence[Value]) -> Growth | None:
-        """What an execution must know of it; None where nothing grows."""
+        """The caches and masks that each run binds; None where nothing grows."""
         if self._rows is None:
             return None
         caches = tuple(

@@ -1,4 +1,4 @@
-"""Layouts: where a tensor's elements lie, an order of its logical axes, outermost first. Transposing is then free.
+"""Layouts: a tensor's memory order as a permutation of its logical axes, outermost first. Transposing is then free.
 
 `order[i]` is the logical axis at physical place i: (0, 1, 2, 3) is as ONNX writes it, (0, 2, 3, 1) is NHWC. Axes of
 size 1 may stand anywhere.
@@ -29,12 +29,12 @@ def axis_inside(rank: int, axis: int) -> Order:
 
 
 def physical_shape(shape: Shape, order: Order) -> Shape:
-    """Sizes as they lie in memory."""
+    """The sizes of the axes in their memory order."""
     return tuple(shape[axis] for axis in order)
 
 
 def same_place(shape: Shape, a: Order, b: Order) -> bool:
-    """Both orders put every element at the same place."""
+    """Whether both orders put every element at the same offset."""
     return [axis for axis in a if shape[axis] != 1] == [axis for axis in b if shape[axis] != 1]
 
 
@@ -47,7 +47,7 @@ def reshaped(shape: Shape, order: Order, target: Shape) -> Order | None:
     """The order of a reshaped tensor over the same memory; None where elements would have to move.
 
     Both shapes are cut into the smallest blocks of axes with equal products. A block that is one axis before may be
-    split, one whose axes are neighbours in their own order may be merged, and takes its place as a whole.
+    split; a block whose axes are neighbors in ascending order may be merged, and keeps its place as a whole.
     """
     if prod(shape) == 0 or prod(target) == 0:
         return natural(len(target))

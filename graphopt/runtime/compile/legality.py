@@ -1,7 +1,7 @@
-"""The legality table: an operation's output shape, its routines, and the order of axes it wants its inputs in.
+"""The legality table: each operation's output shape, its routines, and the axis order it prefers for its inputs.
 
-An operation is a class in `lower/operations.py`, with its traits, and one row here. Whatever a region needs to know
-about an operation is asked of these two.
+An operation is a class in `lower/operations.py`, with its traits, and one row here: all that a region needs to know
+about it.
 """
 
 from __future__ import annotations
@@ -34,8 +34,8 @@ _OrderOf = Callable[[_Op, Mapping[Value, Shape], Value, Order | None], Order | N
 class Legality(Generic[_Op]):
     """One row of the table.
 
-    shape: the output shape for input shapes. emit: appends the routines, returns where the result lies; takes the
-    emitter, the operation, the tensors of its data inputs, the output shape. order: a wish as `orders` has them.
+    shape: the output shape for input shapes. emit: appends the routines and returns the result's tensor, given the
+    emitter, the operation, the tensors of its data inputs and the output shape. order: a function of `orders`.
     """
 
     shape: _ShapeOf[_Op]
@@ -94,7 +94,7 @@ LEGALITY: Mapping[type[Operation], Legality[Any]] = dict((
 
 
 def output_shape(operation: Operation, shapes: tuple[Shape, ...]) -> Shape:
-    """The logical shape of the result for shapes of all inputs. Declined where they do not fit."""
+    """The logical shape of the result for shapes of all inputs. Declined where these shapes do not fit."""
     try:
         return LEGALITY[type(operation)].shape(operation, shapes)
     except ValueError as error:  # of a kernel's own checks
@@ -115,7 +115,7 @@ def emit(emitter: RoutineEmitter, operation: Operation) -> None:
 def wanted_orders(
     operations: Sequence[Operation], shapes: Mapping[Value, Shape], natural_results: Collection[Value] = ()
 ) -> dict[Value, Order]:
-    """The order of axes each value is best computed in, from its readers; values without a wish are left out."""
+    """The axis order that the readers of each value prefer; values without a preference are left out."""
     wanted: dict[Value, Order] = {value: natural(len(shapes[value])) for value in natural_results}
     for operation in reversed(operations):
         wish = LEGALITY[type(operation)].order

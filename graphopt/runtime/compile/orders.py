@@ -1,7 +1,7 @@
-"""The order of axes that an operation would like its inputs in; a wish for each operation's row in the legality table.
+"""The axis order that an operation prefers for its inputs: the functions of the legality table's column `order`.
 
-A wish is a function of the operation, the shapes by value, the input it reads, and the order in which the readers of
-the operation's own result want that; None says that any order will do.
+Each takes the operation, the shapes by value, the input, and the order that the readers of the operation's result
+prefer; None means any order.
 """
 
 from __future__ import annotations
@@ -18,38 +18,38 @@ from .shapes import move_shape, permutation_of
 Shapes = Mapping[Value, Shape]
 
 _MOST_AXES = 4
-"""Axes of the largest tensor whose orders are all tried: 3! of them, as the innermost stays."""
+"""The most axes of a tensor whose orders are all tried: 3! of them, as the innermost stays."""
 
 
 def wants_channels_last(operation: Operation, shapes: Shapes, value: Value, wanted: Order | None) -> Order | None:
-    """Images."""
+    """Channels last, for images."""
     return channels_last(len(shapes[value]))
 
 
 def wants_natural(operation: Operation, shapes: Shapes, value: Value, wanted: Order | None) -> Order | None:
-    """Rows over the last axis."""
+    """ONNX's order: rows over the last axis."""
     return natural(len(shapes[value]))
 
 
 def wants_inside(
     operation: ChannelQuantize, shapes: Shapes, value: Value, wanted: Order | None
 ) -> Order | None:  # fmt: skip
-    """The channels of a place side by side."""
+    """The channel axis innermost."""
     return axis_inside(len(shapes[value]), operation.axis)
 
 
 def takes_any(operation: Operation, shapes: Shapes, value: Value, wanted: Order | None) -> Order | None:
-    """Products of activations: any order with rows or columns side by side will do."""
+    """No preference: Expand, means, and products of activations, which take contiguous rows or columns."""
     return None
 
 
 def wants_as_result(operation: Operation, shapes: Shapes, value: Value, wanted: Order | None) -> Order | None:
-    """Elementwise operations: the result lies as the input does."""
+    """The order preferred for the result: elementwise operations keep their input's."""
     return wanted if len(shapes[operation.output]) == len(shapes[value]) else None
 
 
 def wants_transposed(operation: Transpose, shapes: Shapes, value: Value, wanted: Order | None) -> Order | None:
-    """The order that is wanted of the result, before the axes are renamed."""
+    """The order preferred for the result, in the axes of the input."""
     if wanted is None:
         return None
     permutation = permutation_of(operation, len(shapes[value]))
@@ -59,7 +59,7 @@ def wants_transposed(operation: Transpose, shapes: Shapes, value: Value, wanted:
 def wants_moved(
     operation: ChannelTable | Reshape, shapes: Shapes, value: Value, wanted: Order | None
 ) -> Order | None:  # fmt: skip
-    """The order from which the moves end in the one wanted and no element moves; the last axis stays innermost."""
+    """The input order, last axis innermost, that the moves turn into the preferred one without moving an element."""
     shape = shapes[value]
     if isinstance(operation, ChannelTable) and not operation.moves:
         return wanted

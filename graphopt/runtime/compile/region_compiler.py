@@ -1,4 +1,4 @@
-"""The region compiler: a region at known shapes becomes one executable program over one arena, its weights packed."""
+"""The region compiler: from a region at known shapes to one executable over one arena, with packed weights."""
 
 from __future__ import annotations
 
@@ -30,9 +30,9 @@ def compile_region(
     operations: Sequence[Operation], inputs: Sequence[Value], outputs: Sequence[Value], shapes: Sequence[Shape],
     memory: Memory = "fast",
 ) -> Executable:  # fmt: skip
-    """The program that computes `outputs` from `inputs` of these shapes, once operations are fused.
+    """The executable that computes `outputs` from `inputs` of these shapes, after fusing the operations.
 
-    Declined where a shape does not fit or has no kernel.
+    Declined where a shape does not fit or no kernel takes it.
     """
     known = infer_shapes(operations, inputs, shapes)
     dtypes: dict[Value, np.dtype[Any]] = {}
@@ -58,7 +58,7 @@ def compile_region(
 def infer_shapes(
     operations: Sequence[Operation], inputs: Sequence[Value], shapes: Sequence[Shape]
 ) -> dict[Value, Shape]:  # fmt: skip
-    """The shapes of all values of a region, given those of its inputs. Declined where one does not fit."""
+    """The shapes of all values of a region, given its inputs' shapes. Declined where a shape does not fit."""
     known = dict(zip(inputs, shapes, strict=True))
     for operation in operations:
         for value in operation.inputs:
@@ -75,7 +75,7 @@ def _emitted(
     operations: Sequence[Operation], inputs: Sequence[Value], outputs: Sequence[Value], shapes: Mapping[Value, Shape],
     memory: Memory,
 ) -> RoutineEmitter:  # fmt: skip
-    """The emitter after all operations; after none where every output is empty."""
+    """The emitter with the routines of all operations; with none where every output is empty."""
     float_results = [o.output for o in operations if o.writes_float and o.output in outputs]
     emitter = RoutineEmitter(
         shapes, memory, wanted=wanted_orders(operations, shapes, float_results),
@@ -105,7 +105,7 @@ def _emitted(
 
 
 def _border(tensor: Tensor, dtype: np.dtype[Any]) -> Border:
-    """The border of a tensor of codes of `dtype`, or of float32, whose elements have 4 bytes."""
+    """The border of a tensor: codes of `dtype`, or float32 where its elements have 4 bytes."""
     return Border(tensor.buffer, tensor.shape, tensor.order, np.dtype(np.float32) if tensor.itemsize == 4 else dtype)
 
 
@@ -137,7 +137,7 @@ def _dtype(operation: Operation, known: Mapping[Value, np.dtype[Any]]) -> np.dty
 
 
 def _flattened(operations: Sequence[Operation], outputs: Sequence[Value]) -> set[Value]:
-    """Values that only products with constant weights read, so that the weights' rows can follow any order."""
+    """Values that only products with constant weights read, whose rows can then be permuted to any order."""
     readers: dict[Value, list[Operation]] = {}
     for operation in operations:
         for value in operation.inputs:

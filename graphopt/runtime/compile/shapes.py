@@ -1,6 +1,6 @@
-"""Output shapes of operations for known input shapes, as the ONNX operators define them; a function an operation.
+"""Output shapes of operations for known input shapes, as ONNX's operators define them; a function for each operation.
 
-Each raises Declined for shapes that do not fit; `Window` raises ValueError for attributes that are none.
+Each raises Declined for shapes that do not fit; `Window` raises ValueError for invalid attributes.
 """
 
 from __future__ import annotations
@@ -24,12 +24,12 @@ Shapes = tuple[Shape, ...]
 
 
 def first_shape(operation: Operation, shapes: Shapes) -> Shape:
-    """That of the first input."""
+    """The shape of the first input."""
     return shapes[0]
 
 
 def operation_window(operation: op.Conv | op.DynamicConv | op.Pool, spatial: Shape) -> Window:
-    """The window of an operation over an image of these spatial sizes, one axis taken as the width of two."""
+    """The window of an operation over these spatial sizes; a single spatial axis counts as width."""
     if isinstance(operation, op.Pool):
         kernel, ceil = operation.kernel or spatial, operation.ceil_mode
     else:
@@ -53,9 +53,10 @@ def operation_window(operation: op.Conv | op.DynamicConv | op.Pool, spatial: Sha
 def _within(
     operation: op.Conv | op.DynamicConv | op.Pool, padded: Shape, kernel: Shape, strides: Shape, dilations: Shape
 ) -> tuple[Shape, Shape]:
-    """Kernel and strides without the taps that are beyond the padded image in each place of the window.
+    """Kernel and strides without taps that lie beyond the padded image at each position of the window.
 
-    onnxruntime divides towards zero: a pool's kernel that is larger, by less than a stride, has one place.
+    onnxruntime's division rounds towards zero: a pool kernel larger than the image by less than a stride has one
+    position.
     """
     beyond = [d * (k - 1) + 1 - size for size, k, d in zip(padded, kernel, dilations)]
     if max(beyond) <= 0:
@@ -87,7 +88,7 @@ def conv_shape(operation: op.Conv | op.DynamicConv, shapes: Shapes) -> Shape:
 
 
 def conv_transpose_shape(operation: op.ConvTranspose, shapes: Shapes) -> Shape:
-    """[N, O, spatial axes times the strides, and some more]."""
+    """[N, O, spatial axes times the strides plus `more`]."""
     x = shapes[0]
     if len(x) != 4 or x[1] != operation.weights.shape[1]:
         raise Declined(f"ConvTranspose of {x} with weights {operation.weights.shape}")
@@ -110,7 +111,7 @@ def mean_pool_shape(operation: op.AveragePool | op.FloatPool, shapes: Shapes) ->
 
 
 def lrn_shape(operation: op.Lrn, shapes: Shapes) -> Shape:
-    """That of the input, or of the pools before and behind."""
+    """The shape of the input, after the pools before and behind."""
     if len(shapes[0]) not in (3, 4):
         raise Declined(f"LRN of {len(shapes[0])} axes")
     shape = shapes[0]
@@ -136,7 +137,7 @@ def blocked_matmul_shape(operation: BlockedMatMul, shapes: Shapes) -> Shape:
 
 
 def appended_shape(operation: AppendCache, shapes: Shapes) -> Shape:
-    """[batch, heads, past + tokens, size]; rows of codes are four bytes longer than they have elements."""
+    """[batch, heads, past + tokens, size]; a row of codes has four more bytes, its scale."""
     new, past = shapes
     size = past[3] - 4 * operation.coded
     if past[0] != new[0] or past[1] != operation.heads or new[2] != past[1] * size:
@@ -175,7 +176,7 @@ def float_binary_shape(operation: op.FloatBinary, shapes: Shapes) -> Shape:
 
 
 def concat_shape(operation: op.Concat, shapes: Shapes) -> Shape:
-    """The sum of the sizes along the axis; the others are alike."""
+    """The sum of the inputs' sizes along the axis; the other sizes are equal."""
     axis = operation.axis % len(shapes[0])
     if any(s[:axis] != shapes[0][:axis] or s[axis + 1 :] != shapes[0][axis + 1 :] for s in shapes):
         raise Declined(f"Concat of {shapes}")
@@ -183,7 +184,7 @@ def concat_shape(operation: op.Concat, shapes: Shapes) -> Shape:
 
 
 def side_by_side_shape(operation: op.ChannelQuantize, shapes: Shapes) -> Shape:
-    """The sum of the channels; the other sizes are alike."""
+    """The sum of the inputs' channels; the other sizes are equal."""
     axis = operation.axis
     rests = {(len(s), s[:axis], s[axis:][1:]) for s in shapes}
     if len(rests) != 1 or tuple(s[axis] for s in shapes) != operation.sizes:
@@ -204,14 +205,14 @@ def resize_shape(operation: op.Resize | FloatResize, shapes: Shapes) -> Shape:
 
 
 def permutation_of(operation: op.Transpose, rank: int) -> Shape:
-    """The axes in their new order; () means as they are."""
+    """The permutation of a Transpose; () in the operation means the identity."""
     if operation.permutation is None:
         return tuple(reversed(range(rank)))
     return operation.permutation or tuple(range(rank))
 
 
 def move_shape(operation: op.Transpose | op.Reshape, shapes: Shapes) -> Shape:
-    """The shape of the first input after a move; those of others determine a target that is computed."""
+    """The shape of the first input after a move; the other inputs' shapes determine a computed target."""
     x = shapes[0]
     if isinstance(operation, op.Transpose):
         return tuple(x[axis] for axis in permutation_of(operation, len(x)))
@@ -233,7 +234,7 @@ def move_shape(operation: op.Transpose | op.Reshape, shapes: Shapes) -> Shape:
 
 
 def channel_table_shape(operation: op.ChannelTable, shapes: Shapes) -> Shape:
-    """That of the input after its moves."""
+    """The shape of the input after the moves."""
     shape, known = shapes[0], dict(zip(operation.inputs[1:], shapes[1:]))
     if operation.tables is not None and len(operation.tables) > 1 and shape[operation.axis] != len(operation.tables):
         raise Declined(f"{len(operation.tables)} tables for {shape}")
@@ -253,7 +254,7 @@ def blocks_shape(operation: Blocks, shapes: Shapes) -> Shape:
 
 
 def slice_shape(operation: Slice, shapes: Shapes) -> Shape:
-    """The sizes that the cuts leave."""
+    """The sizes after slicing."""
     sizes = list(shapes[0])
     for axis, begin, end, step in cuts_of(operation, shapes):
         sizes[axis] = max(0, -(-(end - begin) // step))
@@ -281,7 +282,7 @@ def cuts_of(operation: Slice, shapes: Shapes) -> list[tuple[int, int, int, int]]
 
 
 def expand_shape(operation: Expand, shapes: Shapes) -> Shape:
-    """As numpy broadcasts the input with the target."""
+    """The input's shape broadcast with the target."""
     target = operation.target
     if isinstance(target, Value):
         target = computed_sizes(target, dict(zip(operation.inputs[1:], shapes[1:])))
@@ -289,7 +290,7 @@ def expand_shape(operation: Expand, shapes: Shapes) -> Shape:
 
 
 def mean_shape(operation: FloatMean, shapes: Shapes) -> Shape:
-    """1 along the axes of the mean, or nothing."""
+    """The reduced axes as 1 where `keep`, else left out."""
     axes = mean_axes(operation, len(shapes[0]))
     if operation.keep:
         return tuple(1 if axis in axes else size for axis, size in enumerate(shapes[0]))
@@ -304,14 +305,14 @@ def mean_axes(operation: FloatMean, rank: int) -> set[int]:
 
 
 def pad_shape(operation: Pad, shapes: Shapes) -> Shape:
-    """The sizes with what is around."""
+    """The sizes with the pads."""
     if len(shapes[0]) != len(operation.pads):
         raise Declined(f"Pad of {len(operation.pads)} axes for {shapes[0]}")
     return tuple(before + size + behind for size, (before, behind) in zip(shapes[0], operation.pads))
 
 
 def instance_norm_shape(operation: InstanceNorm, shapes: Shapes) -> Shape:
-    """That of the input, whose channels have a factor each."""
+    """The shape of the input; Declined where scale or bias do not match its channels."""
     if len(shapes[0]) < 3 or shapes[0][1] != len(operation.scale):
         raise Declined(f"InstanceNormalization of {shapes[0]} by {len(operation.scale)} factors")
     return shapes[0]

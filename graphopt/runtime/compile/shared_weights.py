@@ -1,4 +1,4 @@
-"""Constant arrays of a program that are equal become one: layers that share weights read the same memory."""
+"""Deduplication of a program's equal constant arrays: layers with shared weights then read the same memory."""
 
 from __future__ import annotations
 
@@ -10,16 +10,16 @@ from ...ir import Array
 from ...kernels import Step
 
 _LEAST = 1 << 12
-"""Bytes of the smallest array that is compared: a page, below which nothing is gained in caches. Derived."""
+"""Bytes of the smallest array that is deduplicated: a page; less saves no cache. Derived."""
 
 _SAMPLE = 64
-"""Elements by which arrays are told apart before all are compared: other layers' weights differ in the first few."""
+"""Elements sampled to tell arrays apart before a full comparison: different layers' weights differ in a few."""
 
 
 def share_weights(steps: Sequence[Step]) -> None:
-    """Let arguments and tables of all steps hold the first of equal arrays.
+    """Replace each constant array of the steps, arguments and tables, by the first array equal to it.
 
-    A model whose layers share weights has them packed for each layer; read from one place they stay in the caches.
+    Shared weights are packed once for each layer; read from one address, they stay in the caches.
     """
     known: dict[object, list[Array]] = {}
 

@@ -1,7 +1,7 @@
-"""Binary operations whose two sides are functions of the same codes are functions of one code: tables.
+"""Binary operations whose operands are both functions of the same codes become tables of 256 entries.
 
-x · HardSigmoid(x) with a QuantizeLinear behind every operator multiplies two tensors; a table takes 256 multiplications
-once, and moves into the epilogue of the product that computes x.
+x · HardSigmoid(x) with a QuantizeLinear behind every operator multiplies two tensors; its table costs 256
+multiplications once, and moves into the epilogue of the product that computes x.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ _FUNCTIONS = {"add": np.add, "subtract": np.subtract, "multiply": np.multiply}
 
 
 def tabulate(operations: Sequence[Operation], exported: Collection[Value]) -> list[Operation]:
-    """Operations with the same results, such binary ones replaced by tables, without tables that nobody reads."""
+    """Equivalent operations, with Binary replaced by Table where possible, and without unread tables."""
     providers: dict[Value, Operation] = {}
     for operation in operations:
         table = _as_table(operation, providers) if isinstance(operation, Binary) else None
@@ -60,7 +60,7 @@ def _codes(table: Array | None, x: Quantization) -> Array:
 
 
 def _ancestry(value: Value, providers: dict[Value, Operation]) -> dict[Value, Array | None]:
-    """The values that `value` is a table of, itself first, each with the table from there (None for itself)."""
+    """The values that `value` is a function of, itself first, each with the table from its codes (None for itself)."""
     tables: dict[Value, Array | None] = {value: None}
     table: Array | None = None
     provider = providers.get(value)

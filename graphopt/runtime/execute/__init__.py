@@ -1,1 +1,1 @@
-"""Execution: regions and onnxruntime segments at run time; their memory, threads and borders."""
+"""Execution of regions and onnxruntime segments: their memory, threads and borders."""

@@ -1,4 +1,4 @@
-"""Execution contexts: the memory of one run of an executable, and the arrays that enter and leave it."""
+"""Execution contexts: the memory of one run of an executable, bound to its input and output arrays."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ from .growing import CacheMemory, Grown
 
 
 class ExecutionContext:
-    """One arena and one program of an executable: the memory that a single run needs for itself.
+    """One arena and one bound program of an executable: the memory of a single run.
 
-    float32 tensors at the region's border are read and written where the caller has them: the kernels that touch them
-    keep to their bounds. Codes are copied, because tiles read a little beyond.
+    float32 tensors at the region's border are read and written in the caller's arrays: their kernels stay in bounds.
+    Codes are copied, because tiles read a little beyond their end.
     """
 
     def __init__(
@@ -74,7 +74,7 @@ class ExecutionContext:
 
 
 class _Place:
-    """An input or output of a region: its home in the arena, and the array used in its stead in the present run."""
+    """An input or output of a region: its address in the arena, and the array bound instead in the present run."""
 
     def __init__(self, context: ExecutionContext, border: Border, uses: Mapping[int, Sequence[Use]]) -> None:
         executable = context.executable
@@ -110,7 +110,7 @@ class _Place:
             self._point(int(self.array.ctypes.data))
 
     def take(self) -> Array:
-        """The result, which nothing else refers to."""
+        """The output, to which nothing else refers."""
         result, self.array = self.array, None
         if result is None:
             result = np.empty(self.shape, self.dtype)

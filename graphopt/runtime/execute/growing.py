@@ -1,4 +1,4 @@
-"""Caches at run time: each run adds rows to memory that has room for more, so that what is there is not copied."""
+"""Growing caches at run time: each run appends rows to memory with spare room, without copying the earlier rows."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ from ...kernels import Program
 from ..compile.executable import Executable, Use
 
 _LEAST = 64
-"""Rows that memory has room for at least: 64 steps of a first token. Beyond, it doubles, so that a row is copied but
-once on average (derived)."""
+"""The least rows that memory has room for: 64 steps behind a first token. Beyond, the room doubles, so that a row is
+copied but once on average (derived)."""
 
 Rows = npt.NDArray[Any]
 """A cache, [batch, heads, rows, size]: float32, or bytes, which are rows of codes."""
@@ -25,7 +25,7 @@ Rows = npt.NDArray[Any]
 
 @dataclass(slots=True)
 class _Memory:
-    """Room for the rows of a cache, [batch, heads, room, size], of which the first are `filled`."""
+    """The memory of a cache, [batch, heads, room, size], whose first `filled` rows are in use."""
 
     array: Rows
     address: int
@@ -38,9 +38,9 @@ class _Memory:
 
 
 class _Cache(NamedTuple):
-    """Rows as a kernel finds them: the array that a caller has, its address, and the bytes between its heads.
+    """Rows as a kernel reads them: the caller's array, its address, and the bytes between its heads.
 
-    A decoder makes a hundred a token: a tuple is made in a third of a frozen dataclass's time.
+    A decoder builds a hundred a token: building a tuple takes a third of a frozen dataclass's time.
     """
 
     array: Rows
@@ -49,9 +49,9 @@ class _Cache(NamedTuple):
 
 
 class CacheMemory:
-    """The memory of caches that were handed out: a run writes behind the rows of one that it is given back.
+    """The memory of caches handed out to the caller: the next run writes behind the rows of a cache fed back.
 
-    A cache grows in place where nothing was written behind it yet; two continuations of one cache are two memories.
+    A cache grows in place if no row was written behind it yet; a second continuation of it gets memory of its own.
     """
 
     def __init__(self) -> None:
@@ -59,7 +59,7 @@ class CacheMemory:
         self._homes: dict[int, tuple[weakref.ref[Rows], _Memory]] = {}
 
     def grown(self, past: Array, count: int) -> tuple[_Cache, _Cache]:
-        """A cache where it lies, or a copy if kernels cannot read it there, and room for its rows and `count` more."""
+        """The cache `past`, copied if kernels cannot read it in place, and one with room for `count` more rows."""
         batch, heads, rows, size = past.shape
         with self._lock:
             handed, memory = self._homes.get(id(past), (None, None))
@@ -77,11 +77,11 @@ class CacheMemory:
             return source, _Cache(made, memory.address, memory.stride)
 
     def _hand_out(self, made: Rows, memory: _Memory) -> None:
-        """Remember the memory of an array while somebody holds the array."""
+        """Record the memory of an array for as long as the array lives."""
         number, homes = id(made), self._homes
 
         def forget(gone: object) -> None:
-            if number in homes and homes[number][0] is gone:  # the number may be that of another array by now
+            if number in homes and homes[number][0] is gone:  # a newer array may have the same id by now
                 del homes[number]
 
         homes[number] = weakref.ref(made, forget), memory
@@ -99,7 +99,7 @@ def _with_even_heads(cache: Array) -> Rows:
 
 
 class Grown:
-    """The caches of one context: which arguments of its program follow them, and the memory of the present run."""
+    """The growing caches of one context: the program's arguments that depend on them, and the present run's arrays."""
 
     def __init__(
         self, executable: Executable, uses: Mapping[int, Sequence[Use]], program: Program, memory: CacheMemory

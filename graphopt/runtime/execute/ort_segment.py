@@ -1,4 +1,4 @@
-"""Segments at run time in onnxruntime."""
+"""Segments that run in onnxruntime."""
 
 from __future__ import annotations
 
@@ -12,19 +12,19 @@ from ..place.extract import COMPUTED_WEIGHTS, EXACT_PRODUCTS, input_name, output
 from ..place.stored import ONCE
 
 _EXACT = {"session.qdq_matmulnbits_accuracy_level": "0"}  # products with stored weights in float32
-_QUIET = {"session.force_spinning_stop": "1"}  # its threads do not spin where the next region's want to run
+_QUIET = {"session.force_spinning_stop": "1"}  # its threads do not spin while the next region's need the cores
 
 
 _abandoned: list[Any] = []
 
 
 def abandon(session: Any) -> None:
-    """Keep a forked parent's session for good: closing it would wait for threads that the child does not have."""
+    """Leak a forked parent's session: closing it would wait for threads that the child does not have."""
     _abandoned.append(session)
 
 
 class OrtSegment:
-    """A segment that onnxruntime runs: the bytes of an extracted model, with so many inputs and outputs.
+    """A segment that onnxruntime runs: the bytes of an extracted model, and its numbers of inputs and outputs.
 
     A forked child opens its session anew: threads do not survive a fork.
     """
@@ -49,7 +49,7 @@ class OrtSegment:
         self._session = self._open()
 
     def run(self, arrays: Sequence[Array]) -> list[Any]:
-        """The segment's outputs for arrays in the order of its inputs, neither copied. InputError if it cannot run."""
+        """The segment's outputs for arrays in the order of its inputs, none copied. InputError if the run fails."""
         try:
             return list(self._session.run(self._outputs, dict(zip(self._inputs, arrays))))
         except Exception as error:  # onnxruntime's exceptions share no base class
@@ -57,9 +57,9 @@ class OrtSegment:
 
 
 def run_with_values(session: Any, names: Sequence[str], feeds: Mapping[str, Any]) -> list[Any]:
-    """The named outputs of an onnxruntime session: the first as an array, the others as its own values.
+    """The named outputs of an onnxruntime session: the first as an array, the others as OrtValues.
 
-    Such values may be fed again, and neither way copies them. InputError if the session cannot run.
+    OrtValues may be fed again, and neither way copies them. InputError if the session cannot run.
     """
     from onnxruntime import OrtValue
 

@@ -26,10 +26,10 @@ from .workers import Team
 Shapes = tuple[Shape, ...]
 
 _EXECUTABLES = 8
-"""Sets of input shapes whose executables a region keeps in memory, the least recently used forgotten first."""
+"""The most executables, one a set of input shapes, that a region keeps in memory; least recently used go first."""
 
 _IDLE_CONTEXTS = 4
-"""Contexts kept for each executable and number of workers: as many runs at once take no new memory."""
+"""Idle contexts kept for each executable and number of workers: so many concurrent runs allocate nothing."""
 
 
 class Region:
@@ -56,12 +56,12 @@ class Region:
 
     @property
     def refusals(self) -> list[str]:
-        """Why kernels do not take some of the shapes seen lately."""
+        """Why kernels do not take some of the recent shapes."""
         with self._lock:
             return [one.reason for one in self._compiled.values() if isinstance(one, NoExecutable)]
 
     def after_fork(self) -> None:
-        """Locks may have been held by threads that the child does not have."""
+        """Renew the locks, which threads that the child does not have may have held."""
         self._lock = threading.Lock()
         self._caches = CacheMemory()
         if self._ort is not None:
@@ -174,7 +174,7 @@ class Region:
         return results
 
     def in_onnxruntime(self) -> OrtSegment:
-        """The same nodes in onnxruntime, opened when first needed."""
+        """The region's nodes in onnxruntime, opened when first needed."""
         with self._lock:
             if self._ort is None:
                 model, segment = self._lowered.model, self.segment

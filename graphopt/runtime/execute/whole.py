@@ -1,4 +1,4 @@
-"""The whole model in onnxruntime: opened when first needed, and for which shapes of the feeds it is."""
+"""The whole model in onnxruntime, opened when first needed; the feed shapes that kernels refuse and it runs."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ from typing import Any
 from .ort_segment import abandon
 
 _REMEMBERED = 256
-"""Shapes of feeds that are remembered, the oldest forgotten first: more than callers that pad to multiples have."""
+"""The most refused sets of feed shapes kept, the oldest dropped first: more than callers that pad to multiples use."""
 
 _SHOWN = 4
-"""Inputs whose shapes are shown: a decoder has a hundred, of which the first say how long the text is."""
+"""The most inputs whose shapes are shown: a decoder has a hundred, and the first show the length of the text."""
 
 FeedShapes = tuple[tuple[str, tuple[int, ...]], ...]
 
@@ -27,7 +27,7 @@ class WholeModel:
 
     @property
     def session(self) -> Any:
-        """The session, opened now if it never was."""
+        """The session, opened at the first access."""
         if self._session is None:
             with self._lock:
                 if self._session is None:
@@ -35,7 +35,7 @@ class WholeModel:
         return self._session
 
     def after_fork(self) -> None:
-        """Let go of the parent's session, and of a lock that its other threads may have held."""
+        """Abandon the parent's session, and renew a lock that its other threads may have held."""
         self._lock = threading.Lock()
         if self._session is not None:
             abandon(self._session)
@@ -43,8 +43,8 @@ class WholeModel:
 
 
 class RefusedShapes:
-    """Shapes of feeds of which a region refuses what it is given, and why. `growing`: axes by the names of inputs that
-    are longer in each run; these lengths count for nothing, as kernels take either all of them or none."""
+    """Feed shapes at which a region's kernels refuse its inputs, and why. `growing`: axes by name of the inputs that
+    are longer in each run; these lengths are ignored, as kernels take all of them or none."""
 
     def __init__(self, growing: Mapping[str, int]) -> None:
         self._growing = growing
@@ -66,7 +66,7 @@ class RefusedShapes:
         return tuple((name, _without(shape, self._growing.get(name))) for name, shape in shapes)
 
     def __str__(self) -> str:
-        """One line for all shapes; empty where there are none."""
+        """One line for all refused shapes, "" for none."""
         if not self._reasons:
             return ""
         shapes, reason = next(reversed(self._reasons.items()))

@@ -1,4 +1,4 @@
-"""Persistent threads that run programs together with the calling thread. Started when first needed, per process."""
+"""A team of persistent worker threads, which run programs together with the calling thread; started on demand."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from ...kernels import Program
 class Team:
     """`size` workers: the calling thread and size − 1 threads of the team. A forked child starts new ones.
 
-    One program runs at a time. Nobody waits for a thread that the system keeps from running: when that comes at last,
-    it sees that the program is over.
+    One program runs at a time. No worker waits for a thread that the scheduler delays: a late thread finds the program
+    finished.
     """
 
     def __init__(self, size: int) -> None:
@@ -35,13 +35,13 @@ class Team:
         finalize(self, _dismiss, self._queues)
 
     def acquire(self) -> bool:
-        """Take the team if it is free; `release` gives it back."""
+        """Acquire the team without waiting; False if it is busy. `release` frees it."""
         if os.getpid() != self._pid:
             self._start()
         return self._busy.acquire(blocking=False)
 
     def release(self) -> None:
-        """Give the team back."""
+        """Free the team."""
         self._busy.release()
 
     def run(self, program: Program) -> None:
@@ -49,7 +49,7 @@ class Team:
         if not self._queues and self.size > 1:
             self._hire()
         for queue in self._queues:
-            if queue.empty():  # else its thread has not come for the last program yet
+            if queue.empty():  # else its thread has not fetched the last program yet
                 queue.put(program)
         program.run_worker(0)
 

@@ -1,1 +1,1 @@
-"""Generation of text: a decoder's inputs by their roles, its caches between steps, the choice of the next token."""
+"""Text generation: the roles of a decoder's inputs, its caches between steps, the choice of the next token."""

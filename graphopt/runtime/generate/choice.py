@@ -1,4 +1,4 @@
-"""The choice of the next token from its logits: the greatest, or drawn by a temperature."""
+"""The choice of the next token from its logits: the most likely, or sampled at a temperature."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ from ...ir import Array
 
 @dataclass(slots=True)
 class Choice:
-    """Greedy at a temperature of 0; else drawn from softmax(logits / temperature), by a seed.
+    """Greedy at a temperature of 0; else sampled from softmax(logits / temperature) by a seed.
 
-    `top_k` leaves only so many of the greatest logits to draw from. Raises OptionError for numbers that are none.
+    `top_k` samples among that many of the greatest logits. Raises OptionError for invalid numbers.
     """
 
     temperature: float = 0.0

@@ -1,4 +1,4 @@
-"""Decoders: which input and output of a model has which role in generation, by names and shapes."""
+"""Decoders: the roles of a model's inputs and outputs in generation, found by names and shapes."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ past_3 and present_3, past_key_3 and present_key_3."""
 
 @dataclass(frozen=True, slots=True)
 class Tensor:
-    """An input that is fed each step: name, numpy type, number of axes."""
+    """An input fed in each step: name, numpy type, number of axes."""
 
     name: str
     dtype: np.dtype[np.generic]
@@ -32,7 +32,8 @@ class Tensor:
 
 @dataclass(frozen=True, slots=True)
 class Cache:
-    """Keys or values of earlier tokens: the input `past`, the output `present` that has one row more along `axis`."""
+    """Keys or values of earlier tokens: the input `past`, and the output `present`, longer by a step's tokens along
+    `axis`."""
 
     past: str
     present: str
@@ -54,7 +55,7 @@ class Cache:
 class Decoder:
     """A model that computes logits of the next token and longer caches from tokens and caches.
 
-    `limit`: the most tokens that its tables of positions hold, None where there are none.
+    `limit`: the most tokens that its position tables hold, None where it has none.
     """
 
     tokens: Tensor
@@ -66,11 +67,11 @@ class Decoder:
 
     @property
     def outputs(self) -> list[str]:
-        """The outputs that generation asks for: the logits, then the caches in order."""
+        """The outputs that each step computes: the logits, then the caches in order."""
         return [self.logits, *(cache.present for cache in self.caches)]
 
     def check_length(self, prompt: int, new: int) -> None:
-        """InputError where the tables of positions do not hold a prompt with its new tokens, the last one not fed."""
+        """InputError where a prompt and its new tokens but the last, which is not fed, exceed the position tables."""
         if self.limit is not None and prompt + new - 1 > self.limit:
             raise InputError(
                 f"a prompt of {prompt} tokens with {new} new ones is too long: the model has positions for {self.limit}"
@@ -78,7 +79,7 @@ class Decoder:
 
 
 def decoder_of(inputs: Sequence[Input], outputs: Sequence[Output], limit: int | None) -> Decoder:
-    """The roles of a model's inputs and outputs. ModelError, which says what is missing, for other models."""
+    """The roles of a model's inputs and outputs. ModelError naming the missing role where the model is no decoder."""
     given = {one.name: one for one in inputs if one.default is None}
     tokens = next((name for name in _TOKENS if name in given), None)
     if tokens is None:

@@ -1,4 +1,4 @@
-"""The loop of generation: the prompt in one step, then a token a step, the caches handed on as they are."""
+"""The generation loop: the prompt in one step or in pieces, then a token a step; caches pass on uncopied."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from .choice import Choice
 from .decoder import Decoder
 
 Run = Callable[[Sequence[str], Mapping[str, Any]], list[Any]]
-"""Runs a model: the named outputs for what is fed, the first an array, the others (caches) as they may be fed again."""
+"""Runs a model: the named outputs for the feeds, the first as an array, the others (caches) in a form to feed again."""
 
 _PIECES = (128, 64, 32, 16, 8, 4, 1)
-"""Tokens of the pieces of a prompt: at most ten of less than 128, each of which reads the weights once. Beyond 128 a
-product gains no more from more rows (`python -m tests.bench.decoders`)."""
+"""Sizes of a prompt's pieces, in tokens: at most ten pieces are below 128, and each reads the weights once. Beyond 128
+rows a product gains nothing more (`python -m tests.bench.decoders`)."""
 
 
 def prompt_of(input_ids: Any, attention_mask: Any = None) -> tuple[Array, Array]:
@@ -41,7 +41,7 @@ def generated(
     run: Run, decoder: Decoder, tokens: Array, mask: Array, new: int, ends: Collection[int], choose: Choice, *,
     in_pieces: bool = False, coded: bool = False,
 ) -> Iterator[Array]:  # fmt: skip
-    """The new tokens step by step, int64[batch] each, at most `new`; rows that have ended repeat their end.
+    """The new tokens of each step, int64[batch], in at most `new` steps; an ended row repeats its end token.
 
     Stops when all rows have given one of `ends`. `in_pieces`: the prompt is read in pieces of a few sizes, for each of
     which there will be a plan. `coded`: caches are rows of codes. Raises InputError where prompt and new tokens are too
@@ -60,7 +60,7 @@ def _steps(
     pieces: Sequence[int], coded: bool,
 ) -> Iterator[Array]:  # fmt: skip
     batch, prompt = tokens.shape
-    whole = np.ones((batch, prompt + new), np.int64)  # of which each step reads a longer beginning
+    whole = np.ones((batch, prompt + new), np.int64)  # the mask; each step reads a longer prefix
     whole[:, :prompt] = mask
     positions = np.maximum(whole.cumsum(axis=1) - 1, 0)
     caches: Sequence[Any] = [cache.empty(batch, coded) for cache in decoder.caches]
@@ -85,7 +85,7 @@ def _steps(
 
 
 def _stops(begin: int, end: int, pieces: Sequence[int]) -> Iterator[int]:
-    """Where each piece between two places of a sequence ends, the largest pieces first."""
+    """The end of each piece from `begin` to `end`, largest pieces first."""
     for size in pieces:
         while end - begin > size:
             begin += size
@@ -94,7 +94,7 @@ def _stops(begin: int, end: int, pieces: Sequence[int]) -> Iterator[int]:
 
 
 def _feeds(decoder: Decoder, tokens: Array, mask: Array, positions: Array, begin: int) -> dict[str, Any]:
-    """What a step reads beside the caches, each array dense and of its input's type."""
+    """The feeds of a step but the caches, each array contiguous and of its input's type."""
     feeds = {decoder.tokens.name: tokens.astype(decoder.tokens.dtype)}
     if decoder.mask is not None:
         feeds[decoder.mask.name] = mask.astype(decoder.mask.dtype)

@@ -1,1 +1,1 @@
-"""Lowering: graphs in QDQ, QOperator, dynamically quantized or float form become operations of one region IR."""
+"""Lowering of graphs in QDQ, QOperator, dynamically quantized or float form to operations of one region IR."""

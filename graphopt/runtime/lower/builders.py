@@ -1,4 +1,4 @@
-"""Operations of convolutions, products and pools from their operands: the builders that the source forms share."""
+"""Builders of convolution, product and pool operations from their operands, shared by all source forms."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _Linear = TypeVar("_Linear", bound=LinearOperation)
 
 
 class WindowAttributes(TypedDict):
-    """The attributes that ONNX's Conv and pools share, absent ones filled in."""
+    """The attributes that ONNX's Conv and pools share, with defaults for absent ones."""
 
     strides: tuple[int, ...]
     pads: tuple[int, ...]
@@ -59,7 +59,7 @@ def conv_transpose(
 ) -> ConvTranspose:  # fmt: skip
     """A transposed convolution of codes: y[s q + r − p] = Σ_m x[q − m] w[r + s m] for each remainder r below s.
 
-    Reversed along m these are s kernels, ceil(k / s) wide, of one convolution with stride 1.
+    With m reversed, the s kernels, ceil(k / s) wide, form one convolution with stride 1.
     """
     window = window_attributes(node, 2)
     plain = window["auto_pad"] == "NOTSET" and {*window["dilations"]} == {1} and not node.attrs.get("output_shape")
@@ -111,7 +111,7 @@ def matmul(
 
 
 def _per_channel(weights: Weights, axis: int, x: Quantization) -> npt.NDArray[np.float32]:
-    """float32 x scale · weight scale of each output channel, which lie along `axis`."""
+    """float32 x scale · weight scale of each output channel; channels lie along `axis` of the weights."""
     if weights.axis not in (None, axis % weights.codes.ndim):
         raise Declined("weights quantized along another axis than their output channels")
     channels = weights.codes.shape[axis]
@@ -121,7 +121,7 @@ def _per_channel(weights: Weights, axis: int, x: Quantization) -> npt.NDArray[np
 
 
 def constant_bias(value: Value | None) -> Array | None:
-    """A bias of constant int32 in units of the accumulator, None where there is none. Declined for any other."""
+    """A constant int32 bias in units of the accumulator, or None. Declined for any other bias."""
     bias = constant_array(value)
     if value is not None and (bias is None or bias.dtype != np.int32):
         raise Declined("a bias that is not constant")
@@ -138,7 +138,7 @@ def with_bias(operation: _Linear, bias: Array | None) -> _Linear:
 
 
 def check_unused_indices(node: Node) -> None:
-    """Declined where something reads the indices that MaxPool gives beside its result."""
+    """Declined where MaxPool's second output, the indices, is read."""
     if len(node.outputs) > 1 and not node.outputs[1].is_unused:
         raise Declined("MaxPool whose indices are used")
 
@@ -158,7 +158,7 @@ def max_pool(node: Node, source: Value, output: Value, nodes: tuple[Node, ...], 
 def average_pool(
     node: Node, source: Value, output: Value, nodes: tuple[Node, ...], x: Quantization, y: Quantization
 ) -> AveragePool:
-    """AveragePool and GlobalAveragePool, on codes or between them; the mean is that of QLinearAveragePool."""
+    """AveragePool and GlobalAveragePool of codes, quantized or in QDQ form, with QLinearAveragePool's arithmetic."""
     if node.op_type in ("GlobalAveragePool", "QLinearGlobalAveragePool"):
         return AveragePool(inputs=(source,), output=output, nodes=nodes, x=x, y=y)
     kernel = ints(node, "kernel_shape", ())

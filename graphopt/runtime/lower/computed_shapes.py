@@ -1,4 +1,4 @@
-"""Reshape's targets that a model computes from shapes: the values they depend on, and their sizes for known shapes."""
+"""Shape operands that a model computes from shapes: the values they depend on, and their elements at known shapes."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _SAME_SHAPE = frozenset((
     "LayerNormalization", "Gelu", "com.microsoft::Gelu", "com.microsoft::QuickGelu", "HardSwish", "Sqrt", "Exp", "Neg",
 ))  # fmt: skip
 _OPEN = 7
-"""Stands for a size that is not declared, in both operands alike; any number above 1 would do."""
+"""Stands for an undeclared size, in both operands alike; any number above 1 works."""
 _BROADCAST = frozenset(("Add", "Sub", "Mul", "Div"))
 _ONE_INPUT = _SAME_SHAPE | {"Transpose"}
 _ON_INTEGERS = frozenset((
@@ -30,9 +30,9 @@ _ON_INTEGERS = frozenset((
 
 
 def shape_sources(value: Value, is_at_hand: Callable[[Value], bool]) -> tuple[Value, ...]:
-    """The values whose shapes determine the integer vector `value`, those `is_at_hand` holds for where possible.
+    """The values whose shapes determine the integer vector `value`, preferably such that `is_at_hand`.
 
-    Declined where anything else than shapes and constants enters.
+    Declined where `value` depends on anything but shapes and constants.
     """
     sources: dict[Value, None] = {}
     seen: set[tuple[Value, bool]] = set()
@@ -63,7 +63,7 @@ def shape_sources(value: Value, is_at_hand: Callable[[Value], bool]) -> tuple[Va
 
 
 def _operands_of_same_shape(node: Node) -> list[Value]:
-    """Operands whose declared sizes, numbers and names, are those of the result."""
+    """Operands declared with the result's sizes, fixed or named."""
     declared = _declared(node.output)
     if declared is None or any(dim is None for dim in declared):
         return []
@@ -71,7 +71,7 @@ def _operands_of_same_shape(node: Node) -> list[Value]:
 
 
 def operands_of_same_shape(node: Node) -> list[Value]:
-    """Operands whose shape is that of the result: by the operator, or of elementwise ones by declared sizes."""
+    """Operands of the result's shape: by the operator's definition, or by declared sizes for broadcasting operators."""
     if node.op in _SAME_SHAPE and node.inputs[0] is not None:
         return [node.inputs[0]]
     return _operands_of_same_shape(node) if node.op in _BROADCAST else []
@@ -82,7 +82,7 @@ def _declared(value: Value) -> tuple[int | str | None, ...] | None:
 
 
 def _assumed_shape(value: Value) -> Shape:
-    """The declared shape, with 1 for sizes that are open."""
+    """The declared shape, with 1 for open sizes."""
     declared = _declared(value)
     if declared is None:
         raise Declined("a value of unknown rank")
@@ -90,7 +90,7 @@ def _assumed_shape(value: Value) -> Shape:
 
 
 def computed_sizes(value: Value, known: Mapping[Value, Shape]) -> Shape:
-    """The elements of an integer vector or scalar, given shapes by value. Declined where they do not determine it."""
+    """The elements of an integer vector or scalar, given shapes by value. Declined where these do not determine it."""
     return _numbers(_Answers(known).sizes_of(value))
 
 
@@ -101,23 +101,23 @@ def _numbers(sizes: Sizes | None) -> Shape:
 
 
 def shape_of(value: Value, known: Mapping[Value, Shape]) -> Shape:
-    """The shape of a value, given those of others. Declined where they do not determine it."""
+    """The shape of a value, given other values' shapes. Declined where these do not determine it."""
     return _Answers(known).shape_of(value)
 
 
 class _Pending(Exception):
-    """An answer waits for another one: whether elements are asked for (else the shape), and of which value."""
+    """Raised where an answer needs another one first: elements (else the shape), and of which value."""
 
     def __init__(self, question: tuple[bool, Value]) -> None:
         self.question = question
 
 
 class _Answers:
-    """Shapes of values and elements of integer vectors, each found once however many results need it.
+    """Memoized shapes of values and elements of integer vectors.
 
-    Both operands of each residual Add lead to the one before, so that asking them anew takes 2^depth steps. The
-    questions that wait lie on a list, not on Python's stack, which 200 layers exceed: a question whose answer needs
-    another one is given up, and asked again when that one is answered.
+    Both operands of each residual Add lead to the Add before, so that recursion without memory takes 2^depth steps.
+    Pending questions lie on a list, not on Python's stack, which 200 layers exceed: a question that needs another
+    answer first is abandoned, and asked again when that answer is known.
     """
 
     def __init__(self, known: Mapping[Value, Shape]) -> None:
@@ -132,7 +132,7 @@ class _Answers:
         return answer
 
     def sizes_of(self, value: Value | None) -> Sizes | None:
-        """The elements of an integer vector or scalar, None where they are of another kind. Declined as `shape_of`."""
+        """The elements of an integer vector or scalar, None for values of another kind. Declined as in `shape_of`."""
         if value is None:
             return None
         answer = self._answer((True, value))
@@ -203,7 +203,7 @@ class _Answers:
 
 
 def reshaped(target: Shape, x: Shape, *, allow_zero: bool) -> Shape:
-    """Reshape's target, zeros copied and −1 inferred, which is 0 for an empty x. Declined where elements do not fit."""
+    """Reshape's target with zeros copied and −1 inferred, as 0 for an empty x. Declined where the sizes do not fit."""
     if not allow_zero and 0 in target[len(x) :]:
         raise Declined(f"Reshape of {x} to {target}, which copies a size that is not there")
     sizes = [x[axis] if size == 0 and not allow_zero else size for axis, size in enumerate(target)]
@@ -216,7 +216,7 @@ def reshaped(target: Shape, x: Shape, *, allow_zero: bool) -> Shape:
 
 
 def broadcast(*shapes: Shape) -> Shape:
-    """The shape that numpy broadcasts these to. Declined where it cannot."""
+    """The shape to which numpy broadcasts these shapes. Declined where numpy cannot."""
     try:
         return tuple(np.broadcast_shapes(*shapes))
     except ValueError as error:
@@ -224,7 +224,7 @@ def broadcast(*shapes: Shape) -> Shape:
 
 
 def check_broadcast(x: Value, other: Value) -> None:
-    """Declined where kernels cannot broadcast `other` to x. Open sizes are taken to be equal until shapes are known."""
+    """Declined where kernels cannot broadcast `other` to x. Open sizes count as equal until shapes are known."""
     left, right = declared_shape(x), declared_shape(other)
     sizes = [
         tuple(dim if isinstance(dim, int) else against if isinstance(against, int) else _OPEN for dim, against in pairs)

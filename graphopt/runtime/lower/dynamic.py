@@ -27,7 +27,7 @@ OPERATORS = frozenset(("Mul", "Add", _TO_FLOAT, _FROM_FLOAT))
 
 
 def dynamic_product(node: Node, known: Mapping[Value, Operation]) -> DynamicMatMul | DynamicConv | None:
-    """The dynamically quantized product that ends in `node`; None for other nodes. Declined where kernels lack it."""
+    """The dynamically quantized product whose last node is `node`, or None. Declined where kernels lack its form."""
     if node.op == "Add":
         return _with_bias(node, known)
     if node.op == "Mul":
@@ -44,7 +44,7 @@ def dynamic_product(node: Node, known: Mapping[Value, Operation]) -> DynamicMatM
 
 
 def _quantizer(codes: Value | None, scale: Value | None, zero: Value | None) -> Node | None:
-    """The DynamicQuantizeLinear with these three results."""
+    """The DynamicQuantizeLinear whose three outputs these are, or None."""
     node = None if codes is None else codes.producer
     if node is None or node.op != "DynamicQuantizeLinear" or zero is None:
         return None
@@ -113,7 +113,7 @@ def _conv(
 
 
 def _weights(weights: Value | None, scale: Value | None, zero: Value | None) -> tuple[Array, Array, Array | None]:
-    """Codes, float32 scales and zero points as stored. Declined where one is not constant or of another type."""
+    """Codes, float32 scales and zero points as stored. Declined where one is not constant or has another type."""
     codes, factor, zeros = (constant_array(value) for value in (weights, scale, zero))
     if codes is None or factor is None or (zero is not None and zeros is None):
         raise Declined("weights that are not constant")

@@ -1,4 +1,4 @@
-"""Lowering: the operation that computes each value of a graph on kernels, whichever form the model is quantized in."""
+"""Lowering: for each value of a graph the operation that computes it on kernels, in any form of quantization."""
 
 from __future__ import annotations
 
@@ -40,15 +40,15 @@ _FLOAT: dict[str, Callable[[Node, Mapping[Value, Operation]], Operation | None]]
     "Resize": resize.float_resize,
     **dict.fromkeys(activations.OPERATORS, activations.function_of),
 }
-"""The operation of a node from float32 to float32, by its operator."""
+"""The lowering function of a float32 node, by its operator."""
 
 
 _CODES = ("uantize", "QLinear", "QGemm", "Integer", "NBits")
-"""Parts of the names of operators that make, read or multiply codes."""
+"""Substrings of the names of operators that write, read or multiply codes."""
 
 
 def has_codes(graph: Graph) -> bool:
-    """Whether kernels may compute something: every region has a product of codes."""
+    """Whether the graph has operators on codes; without any there is no region, as each has a product of codes."""
     return any(part in node.op for node in graph for part in _CODES)
 
 
@@ -58,7 +58,7 @@ def uncovered(graph: Graph) -> Coverage:
 
 
 def lower(graph: Graph) -> Coverage:
-    """The operations of all values of the root graph that kernels can compute, and by node why there is none."""
+    """The operations of the root graph's values that kernels can compute, and by node the reason why there is none."""
     coverage = Coverage()
     islands: dict[Value, Island | None] = {}
     for node in graph:
@@ -76,7 +76,7 @@ def lower(graph: Graph) -> Coverage:
 def _lower_node(
     node: Node, coverage: Coverage, islands: dict[Value, Island | None]
 ) -> Operation | tuple[Operation, ...] | None:
-    """The operation of the node's first output, or those of all outputs; None where kernels have none."""
+    """The operation of the node's first output, or the operations of all outputs; None where kernels have none."""
     if is_quantize(node):
         return None if is_constant(node.output) else quantized_result(node, coverage, islands)
     if is_dequantize(node):

@@ -25,7 +25,7 @@ def is_move(node: Node) -> bool:
 
 
 def keeps_shape(node: Node) -> bool:
-    """Whether the operator returns its input as it is: Identity, and Reshape to zeros, which stand for the sizes."""
+    """Whether the operator returns its input unchanged: Identity, and Reshape to zeros, which copy the sizes."""
     if node.op == "Identity":
         return True
     target = constant_array(node.input(1)) if node.op == "Reshape" and not node.attrs.get("allowzero", 0) else None
@@ -40,7 +40,7 @@ def _rank(value: Value | None) -> int | None:
 def moved(
     node: Node, source: Value | None, output: Value, nodes: tuple[Node, ...], known: Mapping[Value, Operation]
 ) -> Transpose | Reshape:
-    """`node` applied to `source`, codes or floats. Declined where its target is not determined by known shapes."""
+    """`node` applied to `source`, codes or floats. Declined where known shapes do not determine its target."""
     assert source is not None
     provider = known.get(source)
     floats = provider is not None and provider.writes_float
@@ -73,6 +73,6 @@ def moved(
 
 
 def stays_on_kernels(value: Value, known: Mapping[Value, Operation]) -> bool:
-    """Partition will not hand the value to onnxruntime, as it may float arithmetic: its shape will be at hand."""
+    """Whether partition keeps the value on kernels, so that its shape is at hand; float glue may go to onnxruntime."""
     operation = known.get(value)
     return operation is not None and not isinstance(operation, Dequantize) and not operation.is_float_glue

@@ -15,7 +15,7 @@ from ...ops import attr
 from .traits import Operation
 
 UNQUANTIZED = "an input that is not quantized"
-"""Why kernels have no product of floats."""
+"""The refusal of products of floats."""
 _BYTES = (DType.UINT8, DType.INT8)
 
 
@@ -36,12 +36,12 @@ class Weights:
 
     @property
     def one_zero_point(self) -> int | npt.NDArray[np.int32]:
-        """The zero points, 0 where all are."""
+        """The zero points, as the number 0 where all are 0."""
         return self.zero_point if self.zero_point.any() else 0
 
 
 def constant_array(value: Value | None) -> Array | None:
-    """The array of a value that constants alone determine, by the operators of `_EVALUATED`; None for other values."""
+    """The array of a value that operators of `_EVALUATED` compute from constants only; None for other values."""
     if value is None:
         return None
     if value.constant is not None:
@@ -137,7 +137,7 @@ _EVALUATED: dict[str, Callable[[Node, list[Array | None]], Array | None]] = {
 
 
 def quantization_of(scale: Value | None, zero_point: Value | None, dtype: DType | None = None) -> Quantization:
-    """The constant per-tensor scale and zero point of an activation. Declined where they are anything else."""
+    """The constant per-tensor scale and zero point of an activation. Declined where these are anything else."""
     factor, zero = constant_array(scale), constant_array(zero_point)
     if factor is None or (zero_point is not None and zero is None):
         raise Declined("a scale or zero point that is not constant")
@@ -157,28 +157,28 @@ def quantization_of(scale: Value | None, zero_point: Value | None, dtype: DType 
 
 
 def read_quantization(node: Node) -> Quantization:
-    """Of the codes that a DequantizeLinear reads."""
+    """The quantization of the codes that a DequantizeLinear reads."""
     return quantization_of_codes(node.inputs[0], node.input(1), node.input(2))
 
 
 def written_quantization(node: Node) -> Quantization:
-    """Of the codes that a QuantizeLinear writes."""
+    """The quantization of the codes that a QuantizeLinear writes."""
     return quantization_of(node.input(1), node.input(2), output_dtype(node))
 
 
 def quantization_of_codes(codes: Value | None, scale: Value | None, zero_point: Value | None) -> Quantization:
-    """`quantization_of` an operator's codes; without a zero point they are signed as their type is."""
+    """`quantization_of` an operator's codes; without a zero point, the codes' own type gives the signedness."""
     type = None if codes is None else codes.type
     return quantization_of(scale, zero_point, type.dtype if isinstance(type, TensorType) else None)
 
 
 def requantization_table(x: Quantization, y: Quantization) -> Array | None:
-    """y's code of each of x's 256 codes, by their bits; None where the two are the same."""
+    """The table from x's 256 codes, by their bits, to y's codes; None where the two quantizations are equal."""
     return None if x == y else y.quantize(x.dequantize(x.codes()))
 
 
 def quantized_weights(value: Value | None) -> Weights:
-    """The stored weights behind DequantizeLinear, transposed or not. Declined where they are no constant codes."""
+    """The stored weights before DequantizeLinear, transposed or not. Declined where they are not constant codes."""
     node = None if value is None else value.producer
     transposed: tuple[int, ...] | None = None
     if node is not None and node.op == "Transpose" and node.inputs[0] is not None:
@@ -193,7 +193,7 @@ def quantized_weights(value: Value | None) -> Weights:
 
 
 def stored_weights(codes: Value | None, scale: Value | None, zero_point: Value | None, axis: int) -> Weights:
-    """Weights of constant codes, scale and zero point. Declined where one is not constant or of another type."""
+    """Weights of constant codes, scale and zero point. Declined where one is not constant or has another type."""
     array, factor, zero = constant_array(codes), constant_array(scale), constant_array(zero_point)
     if array is None or factor is None or (zero_point is not None and zero is None):
         raise Declined("weights that are not constant")
@@ -220,8 +220,8 @@ def dequantized_source(value: Value | None) -> tuple[Value, Quantization]:
 def integer_bias(value: Value | None, scale: npt.NDArray[np.float32], channels: int) -> Array | None:
     """A constant bias as int32[channels] in units of `scale`.
 
-    A bias that DequantizeLinear makes with that very scale keeps its codes. Any other is rounded to the nearest unit,
-    an error of half a unit of the accumulator at most. Declined where it is not constant or beyond 2³⁰ units.
+    A bias dequantized with exactly that scale keeps its codes. Any other bias is rounded to the nearest unit, an error
+    of at most half a unit of the accumulator. Declined where the bias is not constant or exceeds 2³⁰ units.
     """
     if value is None:
         return None
@@ -271,7 +271,7 @@ def is_quantize(node: Node) -> bool:
 
 
 def output_dtype(node: Node) -> DType | None:
-    """The type that QuantizeLinear names for its result, where it has no zero point to say it."""
+    """QuantizeLinear's attribute output_dtype, its result's type where it has no zero point; None if absent."""
     named = node.attrs.get("output_dtype", 0)
     return DType(int(named)) if named else None
 

@@ -1,4 +1,4 @@
-"""The region IR: operations on 8-bit codes and on float32, the same for every form in which a model is quantized.
+"""The region IR: operations on 8-bit codes and on float32, common to all forms of quantized models.
 
 An operation reads and writes values of the graph IR: 8-bit codes inside a region, float32 at its borders. Shapes are
 logical (ONNX's order of axes); the order in memory is chosen when a region is compiled. A new operation is a class here
@@ -41,7 +41,7 @@ class Dequantize(Operation):
 
 @dataclass(frozen=True, slots=True, eq=False, kw_only=True)
 class Residual:
-    """An addition fused behind a product: its result is first requantized to `inner`, then `other` is added."""
+    """An addition fused behind a product: the product is first requantized to `inner`, then `other` is added."""
 
     inner: Quantization
     other: Quantization
@@ -70,7 +70,7 @@ class LinearOperation(Operation):
 
     @property
     def requantization(self) -> npt.NDArray[np.float32]:
-        """float32 per channel: x scale · weight scale / the scale that the sums are requantized to."""
+        """float32 per channel: x scale · weight scale / scale of the requantized sums."""
         target = self.y if self.residual is None else self.residual.inner
         assert target is not None
         return np.asarray(self.scale / np.float32(target.scale), np.float32)
@@ -94,10 +94,10 @@ class Conv(LinearOperation):
 
 @dataclass(frozen=True, slots=True, eq=False, kw_only=True)
 class ConvTranspose(LinearOperation):
-    """Transposed convolution of an image, as one of stride 1 that makes `strides` pixels at once, then spread and cut.
+    """Transposed convolution of an image: one of stride 1 gives `strides` pixels as channels, interleaved and cropped.
 
-    weights: [strides · O, C, kernel …] of that one, `pads` its own. `begin` rows and columns are cut off before; the
-    result has `more` rows and columns than the input's times `strides`.
+    weights: [strides · O, C, kernel …] and `pads`: of the inner convolution. `begin` leading rows and columns are
+    cropped; the result has `more` rows and columns than the input's times `strides`.
     """
 
     strides: tuple[int, int]
@@ -107,7 +107,7 @@ class ConvTranspose(LinearOperation):
 
     @property
     def channels(self) -> int:
-        """Those of the result."""
+        """Channels of the result."""
         return len(self.weights) // (self.strides[0] * self.strides[1])
 
 
@@ -161,7 +161,7 @@ class ActivationMatMul(Operation):
 
 @dataclass(frozen=True, slots=True, eq=False, kw_only=True)
 class Table(Operation):
-    """Any function of one code: 256 bytes by the code's bits read as unsigned."""
+    """Any function from codes to codes: 256 bytes, indexed by a code's bits as unsigned."""
 
     table: Array
 
@@ -170,9 +170,9 @@ class Table(Operation):
 class ChannelTable(Operation):
     """A table for each index of one axis of the input, then `moves`; None moves codes as they are.
 
-    tables: one-byte [channels, 256], or [1, 256] for all alike; `axis` counts from the end. Each of `moves` reads the
-    one before in place of its first input; their other inputs follow the operation's first. `lines`, where there are
-    any, compute the same as the tables from codes of `x` (`kernels.elementwise.proved_lines`).
+    tables: one-byte [channels, 256], or [1, 256] for all channels; `axis` counts from the end. Each of `moves` reads
+    the result before it as first input; their other inputs follow the operation's first. `lines`, unless None,
+    compute the same codes as the tables from codes of `x` (`kernels.elementwise.proved_lines`).
     """
 
     traits: ClassVar[Traits] = Traits(reads_first=True)
@@ -187,12 +187,12 @@ class ChannelTable(Operation):
 
 @dataclass(frozen=True, slots=True, eq=False, kw_only=True)
 class ChannelQuantize(Operation):
-    """QuantizeLinear with a scale for each channel, of a line for each channel, of tensors side by side along `axis`.
+    """Concat of tensors along the channel `axis`, a line for each channel, then QuantizeLinear with a scale for each.
 
     `axis` counts from the end. Input i has `sizes[i]` channels, of float32 (`of_floats`) or of codes (`signs`: signed).
-    A code of channel c gives tables[c, code], as do the `lines` where they are proved; a float32 gives
+    A code of channel c becomes tables[c, code], equal to `lines` unless these are None; a float32 becomes
     clip(round((slope · x + shift) / scale), low, high) + zero point by the rows of `numbers`: slope, shift, scale, zero
-    point, low, high, each float32 [channels]. `y`: the results' type and zero point where all have one.
+    point, low, high, each float32 [channels]. `y`: the result's type, and its zero point if all channels share one.
     """
 
     axis: int
@@ -205,13 +205,13 @@ class ChannelQuantize(Operation):
     y: Quantization
 
     def reads_float_from(self, value: Value) -> bool:
-        """Whether the input is float32."""
+        """Whether input `value` is float32."""
         return any(floats for one, floats in zip(self.inputs, self.of_floats) if one is value)
 
 
 @dataclass(frozen=True, slots=True, eq=False, kw_only=True)
 class FloatTable(Operation):
-    """Any float32 function of one code: 256 values by the code's bits read as unsigned."""
+    """Any function from codes to float32: 256 values, indexed by a code's bits as unsigned."""
 
     traits: ClassVar[Traits] = Traits(writes=Element.FLOAT, is_glue=True)
 
@@ -220,7 +220,7 @@ class FloatTable(Operation):
 
 @dataclass(frozen=True, slots=True, eq=False, kw_only=True)
 class FloatBinary(FloatOperation):
-    """input ∘ other in float32, `other` the second input or a constant; `kind` tells which comes first."""
+    """input ∘ other in float32, `other` the second input or a constant; `kind` names the function and operand order."""
 
     kind: FloatOp
     constant: npt.NDArray[np.float32] | None = None
@@ -230,7 +230,7 @@ class FloatBinary(FloatOperation):
 class LayerNorm(Operation):
     """LayerNormalization over the last axis of float32, then QuantizeLinear unless `y` is None.
 
-    Not `centred`, RMSNormalization: x / sqrt(mean of x² + epsilon) · scale.
+    With `centred` False, RMSNormalization: x / sqrt(mean of x² + epsilon) · scale.
     """
 
     traits: ClassVar[Traits] = Traits(reads=Element.FLOAT, writes=Element.BY_Y, is_glue=True)
@@ -257,7 +257,7 @@ class FloatMatMul(FloatOperation):
 
 @dataclass(frozen=True, slots=True, eq=False, kw_only=True)
 class FloatSoftmax(FloatOperation):
-    """Softmax over the last axis of float32; `unknown` takes the place of NaN, which rows of −inf alone give."""
+    """Softmax over the last axis of float32; `unknown` replaces NaN, the result of rows of only −inf."""
 
     unknown: float = np.nan
 
@@ -294,7 +294,7 @@ class Binary(Operation):
 
 @dataclass(frozen=True, slots=True, eq=False, kw_only=True)
 class Pool(Operation):
-    """A window over one or two spatial axes, attributes as ONNX orders them; `kernel` empty is all of the image."""
+    """A window over one or two spatial axes, attributes as ONNX orders them; an empty `kernel` is the whole image."""
 
     kernel: tuple[int, ...] = ()
     strides: tuple[int, ...] = ()
@@ -347,7 +347,7 @@ class Lrn(Operation):
 
 @dataclass(frozen=True, slots=True, eq=False, kw_only=True)
 class Concat(Rearrangement):
-    """Concatenation; `tables` requantize each input (None where it has the output's scale already)."""
+    """Concatenation; `tables` requantize each input (None where it has the output's quantization)."""
 
     axis: int
     tables: tuple[Array | None, ...]
@@ -355,7 +355,7 @@ class Concat(Rearrangement):
 
 @dataclass(frozen=True, slots=True, eq=False, kw_only=True)
 class Resize(Rearrangement):
-    """Resize to the nearest of an image or a sequence, after an optional table; the modes are named as ONNX names them.
+    """Nearest Resize of an image or a sequence, after an optional table; modes have ONNX's names.
 
     Sizes are the input's times `scales`, of the axes behind the channels, or `sizes`, of all axes: a Value is computed
     from the shapes of the inputs after the first.
@@ -381,8 +381,8 @@ class Transpose(Rearrangement):
 class Reshape(Rearrangement):
     """Another shape over the same elements: Reshape, Flatten, Squeeze, Unsqueeze.
 
-    `kind` says how `target` is read: Reshape's shape (0 copies, −1 is inferred), Flatten's axis, or the axes. A Value
-    is computed from the shapes of the inputs after the first, which are read for nothing else.
+    `kind` gives the meaning of `target`: Reshape's shape (0 copies, −1 is inferred), Flatten's axis, or the axes of
+    Squeeze and Unsqueeze. A Value is computed from the shapes of the inputs after the first, which serve nothing else.
     """
 
     traits: ClassVar[Traits] = Traits(reads=Element.BY_FLOATS, writes=Element.BY_FLOATS, is_glue=True, reads_first=True)
@@ -394,7 +394,7 @@ class Reshape(Rearrangement):
 
 @dataclass(slots=True)
 class Coverage:
-    """The result of lowering: the operation of each value that kernels can compute, and why a node has none."""
+    """The result of lowering: the operation of each value that kernels can compute, and by node the refusals."""
 
     providers: dict[Value, Operation] = field(default_factory=dict)
     refusals: dict[Node, str] = field(default_factory=dict)

@@ -1,4 +1,4 @@
-"""Types asked of onnxruntime: of its own operators' results, for which ONNX's shape inference has no schema."""
+"""Types inferred by onnxruntime, for results of its own operators, of which ONNX's shape inference has no schema."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ _FROM_ORT = {
     "string": DType.STRING, "bool": DType.BOOL, **{d.name.lower(): d for d in DType if d.is_integer},
 }  # fmt: skip
 ORT_NAMES = {dtype: name for name, dtype in _FROM_ORT.items()}
-"""Element types in onnxruntime's words."""
+"""onnxruntime's names of element types."""
 
 
 def add_types_from_ort(model: Model) -> None:
-    """Ask onnxruntime for the types that the model's values lack; those it does not know either stay unknown.
+    """Set the missing types of the model's values as onnxruntime infers them; others stay unknown.
 
-    Costs nothing where all are known, else one session without optimizations.
+    Costs one session without optimizations, or nothing where all types are known.
     """
     if not any(value.type is None for node in model.graph for value in node.outputs):
         return
@@ -44,7 +44,7 @@ def _is_unknown(value: Value, model: Model) -> bool:
 
 
 def _type(kind: str, shape: list[int | str | None]) -> TensorType | None:
-    """Sizes that are numbers; onnxruntime writes a scalar and an unknown rank alike, so that neither is believed."""
+    """The tensor type, named sizes open; no rank for an empty shape: onnxruntime writes scalars and unknowns alike."""
     dtype = _FROM_ORT.get(kind.removeprefix("tensor(").removesuffix(")"))
     if dtype is None:
         return None

@@ -1,6 +1,6 @@
 """Lowering of models in QDQ form: an operator between DequantizeLinear and QuantizeLinear becomes one on codes.
 
-Lowering looks backwards from a node, so one walk in the graph's order is enough.
+Lowering looks backwards from a node, so that one walk in the graph's order suffices.
 """
 
 from __future__ import annotations
@@ -35,13 +35,13 @@ from .tables import Island, island
 from .traits import Operation
 
 PRODUCTS = ("Conv", "ConvTranspose", "Gemm", "MatMul")
-"""Operators with weights, or of two activations."""
+"""Operators that multiply and accumulate, by weights or by a second activation."""
 
 _OF_CODES: dict[str, Callable[[Node, Value, Value, tuple[Node, ...], Quantization, Quantization], Operation]] = {
     "AveragePool": average_pool, "GlobalAveragePool": average_pool, "LRN": vision.lrn,
     "Softmax": transformer.softmax,
 }  # fmt: skip
-"""Operators of one quantized tensor, by their operation from codes to codes."""
+"""Builders of operations from codes to codes, by an operator of one quantized tensor."""
 
 _BINARY: dict[str, Literal["add", "subtract", "multiply"]] = {
     "Add": "add", "Sum": "add", "Sub": "subtract", "Mul": "multiply",
@@ -49,14 +49,14 @@ _BINARY: dict[str, Literal["add", "subtract", "multiply"]] = {
 
 
 def is_only_quantized(value: Value) -> bool:
-    """Whether every reader is a QuantizeLinear, perhaps behind Relu or Clip, so that no float result is needed."""
+    """Whether every reader is a QuantizeLinear, optionally behind Relu or Clip, so that no float result is needed."""
     readers = [use.node for use in value.uses]
     passing = ("Relu", "Clip")
     return all(is_quantize(n) or (n.op in passing and n.outputs and is_only_quantized(n.output)) for n in readers)
 
 
 def quantized_result(node: Node, coverage: Coverage, islands: dict[Value, Island | None]) -> Operation:
-    """The operation on codes that ends in QuantizeLinear `node`; at least that node alone."""
+    """The operation on codes whose last node is QuantizeLinear `node`, covering at least that node."""
     if node.attrs.get("block_size"):
         raise Declined("an activation quantized in blocks")
     if vision.is_by_channel(node):
@@ -87,7 +87,7 @@ def quantized_result(node: Node, coverage: Coverage, islands: dict[Value, Island
 
 
 def _through_limits(x: Value) -> tuple[Node | None, list[tuple[float, float]], tuple[Node, ...]]:
-    """The node behind Relu and Clip, their limits from the innermost on, and themselves in that order."""
+    """The producer before a chain of Relu and Clip; their limits, innermost first; and their nodes in that order."""
     limits: list[tuple[float, float]] = []
     passed: list[Node] = []
     node = x.producer
@@ -102,7 +102,7 @@ def _through_limits(x: Value) -> tuple[Node | None, list[tuple[float, float]], t
 
 
 def _code_limits(limits: list[tuple[float, float]], y: Quantization) -> Clamp | None:
-    """Clipping before QuantizeLinear is clipping of codes behind it: rounding is monotone."""
+    """The limits of codes that equal clipping before QuantizeLinear, as rounding is monotone; None for no clipping."""
     low, high = y.low, y.high
     for least, greatest in limits:
         ends = y.quantize(np.array([least, greatest], np.float32))
@@ -113,7 +113,7 @@ def _code_limits(limits: list[tuple[float, float]], y: Quantization) -> Clamp | 
 def _between(
     node: Node, output: Value, y: Quantization, nodes: tuple[Node, ...], clamp: Clamp | None, coverage: Coverage
 ) -> Operation | None:  # fmt: skip
-    """The operation of `node` and the QuantizeLinear behind it, clipped to `clamp`; None where there is none."""
+    """The operation of `node` with the QuantizeLinear behind it, clipped to `clamp`; None where kernels have none."""
     if node.op in PRODUCTS:
         return linear(node, output, y, nodes, clamp)
     if node.op in ("Add", "Sub", "Mul") or (node.op == "Sum" and len(node.inputs) == 2):
@@ -142,7 +142,7 @@ def _between(
 def linear(
     node: Node, output: Value, y: Quantization | None, nodes: tuple[Node, ...], clamp: Clamp | None
 ) -> Operation:
-    """Conv, Gemm or MatMul of dequantized operands, to codes of `y` or to float32 where that is None."""
+    """Conv, Gemm or MatMul of dequantized operands, to codes of `y`, or to float32 where `y` is None."""
     source, x = dequantized_source(node.inputs[0])
     covered = (node, *nodes)
     if node.op == "MatMul" and not is_constant(node.input(1)):
@@ -171,7 +171,7 @@ def _binary(node: Node, output: Value, y: Quantization, nodes: tuple[Node, ...],
 
 
 def _max_pool(node: Node, output: Value, y: Quantization, nodes: tuple[Node, ...], coverage: Coverage) -> Operation:
-    """MaxPool that keeps its input's scale, or one behind LRN, which then does both; of codes made for others, too."""
+    """MaxPool of its input's codes, requantized; or fused into an LRN before it; or of another reader's codes."""
     covered = (node, *nodes)
     inner = None if node.inputs[0] is None else node.inputs[0].producer
     if inner is not None and inner.op == "LRN":
@@ -194,7 +194,7 @@ def _max_pool(node: Node, output: Value, y: Quantization, nodes: tuple[Node, ...
 
 
 def _codes_of(value: Value | None, y: Quantization, coverage: Coverage) -> Value | None:
-    """The float value quantized to `y` by another reader, before here in the graph's order."""
+    """The codes of a float value that another QuantizeLinear, earlier in the graph, computes by `y`; else None."""
     for use in () if value is None else value.uses:
         if is_quantize(use.node) and use.node.output in coverage.providers:
             if coverage.providers[use.node.output].nodes[-1] is not use.node:
@@ -216,7 +216,7 @@ def _reduce_mean(node: Node, output: Value, y: Quantization, nodes: tuple[Node, 
 def _selected(
     node: Node, x: Value, quantize: Node, y: Quantization, known: Mapping[Value, Operation]
 ) -> Operation:  # fmt: skip
-    """Codes of the quantization behind, where `node` only selects or repeats elements."""
+    """The operation on codes of a `node` that only selects, repeats or pads elements, requantized to `y`."""
     source, own = dequantized_source(node.inputs[0])
     table, nodes = requantization_table(own, y), (node, quantize)
     if node.op == "Expand":

@@ -1,4 +1,4 @@
-"""Lowering of models in QOperator form: QLinearConv, QLinearMatMul and the operators on codes of com.microsoft."""
+"""Lowering of models in QOperator form: QLinearConv, QLinearMatMul and com.microsoft's operators on codes."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def _activation(value: Value | None) -> Value:
 
 
 def _codes(node: Node, slot: int) -> Quantization:
-    """The quantization of the operand at `slot`, which its scale and zero point follow."""
+    """The quantization of the operand at `slot`, from the scale and zero point in the next two slots."""
     return quantization_of_codes(node.input(slot), node.input(slot + 1), node.input(slot + 2))
 
 
@@ -148,4 +148,4 @@ LOWERINGS: dict[str, Callable[[Node], Operation]] = {
     "com.microsoft::QLinearLeakyRelu": _unary,
     "com.microsoft::QLinearSoftmax": _softmax,
 }
-"""The operation of a node by its operator. Each raises Declined where kernels do not take the node."""
+"""Lowering functions by operator. Each raises Declined where kernels do not take the node."""

@@ -1,9 +1,9 @@
-"""Islands of float operators between DequantizeLinear and QuantizeLinear that are functions of one code: tables.
+"""Islands: float subgraphs between DequantizeLinear and QuantizeLinear that are functions of one code, hence tables.
 
 A chain of elementwise operators that reads one quantized tensor and scalar constants depends on one of 256 codes: it is
-evaluated for all of them, operator by operator in float32. A constant along one axis, a bias or a BatchNormalization's,
-gives a table for each index of that axis. Elements moved on the way (heads split and transposed) are moved as codes
-behind the table.
+evaluated for all codes, operator by operator in float32. A constant along one axis, such as a bias or a
+BatchNormalization's, gives a table for each index of that axis. Moves within the chain (heads split and transposed) are
+applied to the codes behind the table.
 """
 
 from __future__ import annotations
@@ -27,17 +27,17 @@ Lines = tuple[Floats, Floats]
 """Slopes and shifts of each channel: y = slope · x + shift, product and sum rounded to float32."""
 
 _DEPTH = 24
-"""Bounds the recursion: operators of the longest chain that is followed."""
+"""Bounds the recursion: operators of the longest chain of an island."""
 
 _HALF_ROOT = np.float32(0.7071067811865476)  # √½
 
 
 @dataclass(frozen=True, slots=True)
 class Island:
-    """A float value that is a function of the codes of `source`, and the nodes between.
+    """A float value that is a function of the codes of `source`, and the nodes between them.
 
-    values: float32 [256], or [channels, 256] with the channels along the source's `axis` (from the end). `moves` are
-    the nodes that then move the elements, in order.
+    values: float32 [256], or [channels, 256] with the channels along the source's `axis` (from the end). `moves`: the
+    nodes that move the elements afterwards, in order.
     """
 
     source: Value
@@ -48,7 +48,7 @@ class Island:
 
 
 def island(value: Value, known: dict[Value, Island | None], depth: int = 0) -> Island | None:
-    """The island that ends in `value`; None where that is no function of one quantized tensor. `known` remembers."""
+    """The island of `value`; None where `value` is no function of one quantized tensor. `known` memoizes."""
     if value not in known:
         known[value] = None if depth > _DEPTH else _island(value, known, depth)
     return known[value]
@@ -132,7 +132,7 @@ def _normalized(node: Node, known: dict[Value, Island | None], depth: int) -> Is
 
 
 def normalization(node: Node) -> Lines | None:
-    """The slopes and shifts of BatchNormalization by constants, rounded as in onnxruntime; None for any other."""
+    """Slopes and shifts of BatchNormalization with constants, rounded as in onnxruntime; None for any other."""
     arrays = [constant_array(node.input(slot)) for slot in (1, 2, 3, 4)]
     sizes = {None if a is None or a.dtype != np.float32 or a.ndim != 1 else a.size for a in arrays}
     if len(sizes) != 1 or None in sizes or attr(node, "training_mode", 0) or not attr(node, "spatial", 1):
@@ -144,7 +144,7 @@ def normalization(node: Node) -> Lines | None:
 
 
 def varying_axis(constant: Any, source: Value) -> int | None:
-    """The axis, from the end, along which a constant varies within codes of known rank; None where it does not."""
+    """The only axis of `constant` longer than 1, from the end, if `source` has that size there; else None."""
     long = [axis for axis, size in enumerate(constant.shape) if size != 1]
     declared = source.type
     if len(long) != 1 or not isinstance(declared, TensorType) or declared.shape is None:
@@ -251,4 +251,4 @@ _BINARY: dict[str, Callable[..., Any]] = {
     "Less": lambda n, a, b: a < b,
     "Where": lambda n, condition, a, b: np.where(condition != 0, a, b),
 }
-"""By operator, its function in numpy; what is true or false is 1 or 0."""
+"""numpy functions by operator; booleans are 1 or 0."""

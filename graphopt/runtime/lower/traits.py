@@ -1,4 +1,4 @@
-"""The base of the region IR's operations: inputs, one output, the nodes it stands for, and the traits of its kind."""
+"""The base class of the region IR's operations: inputs, one output, the covered nodes, and the traits of its kind."""
 
 from __future__ import annotations
 
@@ -13,23 +13,23 @@ Shape = tuple[int, ...]
 
 
 class Element(Enum):
-    """The elements of an operation's operands or result. Where they depend on the operation, its deciding attribute."""
+    """The element type of an operation's operands or result, or the name of the attribute that decides it."""
 
     CODE = "8 bits"
     FLOAT = "float32"
     BY_Y = "y"
-    """Codes of the quantization `y`, float32 where that is None."""
+    """Codes of the quantization `y`, float32 where `y` is None."""
     BY_FLOATS = "floats"
     """float32 where `floats` is True, else codes."""
 
 
 @dataclass(frozen=True, slots=True)
 class Traits:
-    """The facts of a kind of operation that partition and compilation ask for.
+    """The facts about a kind of operation that partition and compilation read.
 
-    is_product: it multiplies and accumulates; a region without any product is not worth its borders. is_glue: where its
-    result is float32, it is worth a kernel only between operations on kernels. reads_first: only the first input's
-    elements are read, of the others only the shape is.
+    is_product: multiplies and accumulates; a region without a product is not worth its borders. is_glue: with a float32
+    result, worth a kernel only between operations on kernels. reads_first: reads the elements of the first input only,
+    and the shapes of the others.
     """
 
     reads: Element = Element.CODE
@@ -41,7 +41,7 @@ class Traits:
 
 @dataclass(frozen=True, slots=True, eq=False, kw_only=True)
 class Operation:
-    """One value computed from others; `nodes` are the graph's nodes whose work it does."""
+    """One value computed from others; `nodes`: the graph's nodes whose work the operation does."""
 
     traits: ClassVar[Traits] = Traits()
 
@@ -51,31 +51,31 @@ class Operation:
 
     @property
     def is_product(self) -> bool:
-        """It multiplies and accumulates."""
+        """Whether the operation multiplies and accumulates."""
         return self.traits.is_product
 
     @property
     def reads_float(self) -> bool:
-        """The inputs are float32, not codes."""
+        """Whether the inputs are float32, not codes."""
         return self._is_float(self.traits.reads)
 
     def reads_float_from(self, value: Value) -> bool:
-        """Whether this input is float32."""
+        """Whether input `value` is float32."""
         return self.reads_float
 
     @property
     def writes_float(self) -> bool:
-        """The result is float32, not codes."""
+        """Whether the result is float32, not codes."""
         return self._is_float(self.traits.writes)
 
     @property
     def is_float_glue(self) -> bool:
-        """It makes float32 and is worth a kernel only between operations on kernels."""
+        """Whether the result is float32 and worth a kernel only between operations on kernels."""
         return self.traits.is_glue and self.writes_float
 
     @property
     def data_inputs(self) -> tuple[Value, ...]:
-        """The inputs whose elements are read; of the others only the shape is."""
+        """The inputs whose elements are read; of other inputs only the shape is read."""
         return self.inputs[:1] if self.traits.reads_first else self.inputs
 
     def _is_float(self, element: Element) -> bool:
@@ -93,7 +93,7 @@ class FloatOperation(Operation):
 
 @dataclass(frozen=True, slots=True, eq=False, kw_only=True)
 class Rearrangement(Operation):
-    """Elements in other places, as codes or, with `floats`, as float32."""
+    """Elements moved, of codes or, with `floats`, of float32."""
 
     traits: ClassVar[Traits] = Traits(reads=Element.BY_FLOATS, writes=Element.BY_FLOATS, is_glue=True)
 

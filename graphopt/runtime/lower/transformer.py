@@ -1,7 +1,7 @@
 """Lowering of transformer operators: LayerNormalization, Softmax, activation products, float arithmetic, tables.
 
-A float32 operator is lowered where kernels compute one of its operands; `partition` keeps it on kernels where they also
-read its result, so that it does not cut a region, and leaves it to onnxruntime elsewhere.
+A float32 operator is lowered where kernels compute one of its operands; `partition` keeps it on kernels where kernels
+also read its result, so that it does not split a region, and leaves it to onnxruntime elsewhere.
 """
 
 from __future__ import annotations
@@ -32,11 +32,11 @@ _AFFINE = frozenset(("Add", "Sub", "Mul", "Div", "Relu", "Clip", "Identity"))
 TABULATED = frozenset(("Mul", "Pow", "Tanh", "Sigmoid", "Gelu", "com.microsoft::Gelu", "com.microsoft::QuickGelu"))
 
 _RANK = 4
-"""Axes that the kernels of activation products take: two of batch, rows, columns."""
+"""The most axes that kernels of activation products take: two batch axes, rows, columns."""
 
 
 def float_binary(node: Node, known: Mapping[Value, Operation]) -> op.FloatBinary | None:
-    """Add, Sum of two, Sub, Mul or Div of float32; None where kernels compute no operand. Declined where they cannot
+    """Add, Sum of two, Sub, Mul or Div of float32; None where kernels compute no operand. Declined where kernels cannot
     broadcast."""
     kind = _KINDS[node.op]
     if len(node.inputs) != 2 or not are_floats(node, known):
@@ -70,7 +70,7 @@ def square(node: Node, known: Mapping[Value, Operation]) -> op.FloatBinary | Non
 def layer_norm(
     node: Node, output: Value, y: Quantization | None, nodes: tuple[Node, ...], known: Mapping[Value, Operation]
 ) -> op.LayerNorm:
-    """LayerNormalization or RMSNormalization over the last axis, to codes of `y` or to float32 where that is None."""
+    """LayerNormalization or RMSNormalization over the last axis, to codes of `y`, or to float32 where `y` is None."""
     x = node.inputs[0]
     scale, bias = constant_array(node.input(1)), constant_array(node.input(2))
     if x is None or not is_float32(x) or scale is None or scale.dtype != np.float32:
@@ -125,7 +125,7 @@ def _check_ranks(a: Value, b: Value) -> None:
 
 
 def float_matmul(node: Node, known: Mapping[Value, Operation]) -> op.FloatMatMul | None:
-    """MatMul of two float32 activations; None where kernels compute neither."""
+    """MatMul of two float32 activations; None where kernels compute neither operand."""
     a, b = node.inputs
     if a is None or b is None or is_constant(a) or is_constant(b) or not are_floats(node, known):
         return None
@@ -143,7 +143,7 @@ def float_softmax(node: Node, known: Mapping[Value, Operation]) -> op.FloatSoftm
 
 
 def quantized_table(island: Island, node: Node, y: Quantization, known: Mapping[Value, Operation]) -> Operation:
-    """The operation of QuantizeLinear `node` behind an island. Declined where the target of a move is not known."""
+    """The operation of an island and QuantizeLinear `node` behind it. Declined where a move's target is not known."""
     codes, nodes = y.quantize(island.values), (*island.nodes, node)
     if island.axis is None and not island.moves:
         return op.Table(inputs=(island.source,), output=node.output, nodes=nodes, table=codes)
@@ -170,7 +170,7 @@ def quantized_table(island: Island, node: Node, y: Quantization, known: Mapping[
 def by_channel(
     node: Node, source: Value, axis: int, x: Quantization, y: Quantization, values: npt.NDArray[np.float32]
 ) -> op.ChannelTable:
-    """The float32 `values` [channels, 256] of codes of x, quantized to y, as a table for each channel along `axis`."""
+    """A table from codes of x to codes of y for each channel along `axis`, by float32 `values` [channels, 256]."""
     tables = y.quantize(values)
     lines = proved_lines(values / np.float64(y.scale), tables, x, y.zero_point)
     return op.ChannelTable(
@@ -179,12 +179,12 @@ def by_channel(
 
 
 def _quantization_read(island: Island) -> Quantization:
-    """That of the island's source, by the DequantizeLinear at its beginning."""
+    """The quantization of the island's source, from its first node, a DequantizeLinear."""
     return read_quantization(island.nodes[0])
 
 
 def float_table(island: Island, node: Node) -> op.FloatTable | None:
-    """The float32 result of an island as a table; None where it only scales and clips, which is cheaper computed."""
+    """The float32 result of an island as a table; None where the island only scales and clips: computing is cheaper."""
     if island.axis is not None or island.moves or all(n.op in _AFFINE for n in island.nodes[1:]):
         return None
     return op.FloatTable(inputs=(island.source,), output=node.output, nodes=island.nodes, table=island.values)

@@ -1,9 +1,8 @@
-"""Lowering of vision operators: LRN of codes; pools, clips and concatenation of float32; by channel.
+"""Lowering of vision operators: LRN of codes; pools, clips and Concat of float32; QuantizeLinear by channel.
 
-The float32 ones stand between convolutions that are quantized while running. QuantizeLinear by channel comes with what
-stands before it: a chain Concat → BatchNormalization → Relu → QuantizeLinear, as dense blocks have, is a function of
-one element and of constants of its channel. Parts of the Concat that are dequantized stay codes: a table, or a proved
-line, by channel.
+The float32 operators stand between dynamically quantized convolutions. QuantizeLinear by channel is fused with its
+producers: a chain Concat → BatchNormalization → Relu → QuantizeLinear, as in dense blocks, is a function of one element
+and of constants of its channel. Dequantized inputs of the Concat stay codes: a table, or a proved line, by channel.
 """
 
 from __future__ import annotations
@@ -38,14 +37,14 @@ from .tables import Island, Lines, island, normalization
 from .traits import Operation
 
 _MOST = 256
-"""Tensors side by side that one operation takes; derived: a dense block of 58 layers has 59."""
+"""The most tensors that one operation joins; derived: a dense block of 58 layers has 59."""
 
 
 def lrn(
     node: Node, source: Value, output: Value, nodes: tuple[Node, ...], x: Quantization, y: Quantization,
     pool: MaxPool | None = None,
 ) -> Lrn:  # fmt: skip
-    """LRN of codes, and `pool` where a MaxPool stands between it and QuantizeLinear."""
+    """LRN of codes, with `pool` where a MaxPool stands between LRN and QuantizeLinear."""
     if len(declared_shape(source)) not in (3, 4) or not 0 < int(node.attrs["size"]) <= MAX_SIZE:
         raise Declined("LRN of other than an image, or over too many channels")
     return Lrn(
@@ -58,9 +57,9 @@ def lrn(
 def spelled_lrn(
     node: Node, output: Value, nodes: tuple[Node, ...], y: Quantization, pool: MaxPool | None = None
 ) -> Lrn | None:
-    """LRN in the operators that the pass `spell-powers` writes for onnxruntime; None where `node` ends anything else.
+    """LRN as the subgraph that the pass `spell-powers` writes for onnxruntime, with last node `node`; else None.
 
-    x / (√b · √√b) with b = bias + alpha · mean of x² over the channels around; x from codes, perhaps by a MaxPool.
+    x / (√b · √√b) with b = bias + alpha · mean of x² over neighboring channels; x dequantized, optionally by a MaxPool.
     """
     x, power = (node.input(slot) for slot in (0, 1))
     chain = _chain(power, ("Mul", "Sqrt", "Add", "Mul", "Squeeze", "AveragePool", "Unsqueeze", "Mul"))
@@ -93,7 +92,7 @@ def spelled_lrn(
 
 
 def _chain(value: Value | None, operators: tuple[str, ...]) -> list[Node] | None:
-    """The producers of these operators, each the only one of its kind that is read by the one before."""
+    """The chain of producers with these operators, along the first computed operand of each; None for another chain."""
     nodes: list[Node] = []
     for op in operators:
         node = None if value is None else value.producer
@@ -105,7 +104,7 @@ def _chain(value: Value | None, operators: tuple[str, ...]) -> list[Node] | None
 
 
 def _scalar_of(node: Node) -> float | None:
-    """The constant operand of Add or Mul where that is one float32."""
+    """The constant operand of an Add or Mul if it is a single number, else None."""
     arrays = [a for a in map(constant_array, node.inputs) if a is not None]
     return float(arrays[0].reshape(())) if len(arrays) == 1 and arrays[0].size == 1 else None
 
@@ -134,7 +133,7 @@ def clip_bounds(node: Node) -> tuple[float, float] | None:
 
 
 def float_clamp(node: Node, known: Mapping[Value, Operation]) -> FloatClamp | DynamicConv | None:
-    """Relu or Clip of float32; part of the convolution before, where nothing else reads that."""
+    """Relu or Clip of float32, fused into a dynamic convolution before it that has no other reader."""
     bounds = clip_bounds(node)
     if bounds is None or not are_floats(node, known):
         return None
@@ -176,7 +175,7 @@ def float_pool(node: Node, known: Mapping[Value, Operation]) -> FloatPool | None
 
 
 def float_concat(node: Node, known: Mapping[Value, Operation]) -> Concat | None:
-    """Concat of float32 tensors that kernels compute, all of them."""
+    """Concat of float32 tensors, all computed by kernels."""
     inputs = tuple(value for value in node.inputs if value is not None)
     if not are_floats(node, known) or not all(value in known for value in inputs):
         return None
@@ -213,7 +212,7 @@ def is_by_channel(node: Node) -> bool:
 def quantized_by_channel(
     node: Node, known: Mapping[Value, Operation], islands: dict[Value, Island | None]
 ) -> ChannelQuantize:
-    """QuantizeLinear `node` with what stands before it. Declined where that is no line of each channel."""
+    """QuantizeLinear `node` fused with the nodes before it. Declined where these are not one line a channel."""
     x = node.inputs[0]
     assert x is not None
     shape = declared_shape(x)
@@ -236,7 +235,7 @@ def quantized_by_channel(
 
 
 def _before(x: Value, shape: object) -> tuple[list[tuple[float, float]], Lines | None, list[Node], Value]:
-    """Limits from the innermost on, lines of a BatchNormalization before them, nodes of both, and what these read."""
+    """Limits of Relu and Clip, innermost first; lines of a BatchNormalization before them; nodes of both; input."""
     limits: list[tuple[float, float]] = []
     covered: list[Node] = []
     producer = x.producer
@@ -275,7 +274,7 @@ def _grid(node: Node, axis: int, rank: int, channels: int) -> _Grid:
 
 
 def _side_by_side(x: Value, axis: int, covered: list[Node]) -> list[Value]:
-    """The values that Concats along the axis join to `x`, in their order; `x` alone where none does."""
+    """The inputs, in order, of the nested Concats along the axis that compute `x`; `x` itself without a Concat."""
     parts: list[Value] = []
     stack = [x]
     while stack:
@@ -294,7 +293,7 @@ def _side_by_side(x: Value, axis: int, covered: list[Node]) -> list[Value]:
 
 
 def _function(part: Value, axis: int, islands: dict[Value, Island | None]) -> Island | None:
-    """The part as a function of codes and of its channel; None where it is taken as float32."""
+    """The island of a part, a function of code and channel; None where the part is read as float32."""
     function = island(part, islands)
     return None if function is None or function.moves or function.axis not in (None, axis) else function
 

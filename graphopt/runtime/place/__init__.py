@@ -1,1 +1,1 @@
-"""Placement: convex regions on kernels, the rest in onnxruntime, by measurements on this machine."""
+"""Placement: convex regions on kernels, the rest in onnxruntime, by predicted or measured times."""

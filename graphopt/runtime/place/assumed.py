@@ -1,4 +1,4 @@
-"""Shapes of a model's values where its open sizes are assumed: batches of one, small pictures, few tokens."""
+"""Shapes of a model's values under assumed open sizes: a batch of one, small images, few tokens."""
 
 from __future__ import annotations
 
@@ -20,23 +20,23 @@ if TYPE_CHECKING:
     from ...equivalence.synthesis.probe import Probe
 
 ASSUMED = {"batch": 1, "image": 64, "time": 16, "past": 16, "node": 16, "volume": 16, "channel": 3}
-"""Sizes by the kind of an open dimension: one request, of small pictures or few tokens, in which what a call costs
+"""Sizes by the kind of an open dimension: one request of a small image or few tokens, in which the cost of calls
 counts most. Assumed, not tuned."""
 
 _LONGER = (1, 16, 256, 1024)
-"""Factors of the sizes but the batch, the first with the most values that are not empty: a second of sound has 16,000
-samples."""
+"""Factors of all sizes but batch and channels; the least with the most non-empty values is taken: a second of sound has
+16,000 samples."""
 
 _SMALL, _ROUNDS = 4096, 6
-"""Elements of a value that is computed of shapes, and how often such values may follow from shapes that others gave:
-bounds on the time to open a session, not tuned."""
+"""The most elements of a value computed from shapes, and the most rounds of computing such values and inferring shapes
+from them: bounds on the time to open a session, not tuned."""
 
 _LINES = ("Range", "Slice")
-"""Operators that are computed before their shape is known: others may fill memory, as an Expand does."""
+"""Operators computed although their output shape is unknown; others, such as Expand, may fill memory."""
 
 
 def assumed_shapes(model: Model) -> dict[Value, Shape]:
-    """The shapes of a model's values under ASSUMED sizes; those that do not follow are left out.
+    """The shapes of a model's values under ASSUMED sizes; shapes that cannot be inferred are left out.
 
     ONNX infers them, on a copy without weights in which what is computed of shapes is a constant: of a Range over as
     many positions as there are tokens it would not tell the length, nor any shape behind it.
@@ -66,12 +66,12 @@ def assumed_shapes(model: Model) -> dict[Value, Shape]:
 
 
 def _shapes(probe: Probe, inputs: Mapping[str, Shape]) -> Mapping[str, Shape]:
-    """What `Probe.shapes` finds once nodes are constants that compute values of shapes only."""
+    """The shapes that `Probe.shapes` infers once nodes that compute values from shapes are replaced by constants."""
     shapes = probe.shapes(inputs)
     for _ in range(_ROUNDS):
         try:
             found = _of_shapes(probe.bare, shapes)
-        except Exception:  # onnxruntime refuses a node alone, or at these sizes: what was found so far holds
+        except Exception:  # onnxruntime refuses a node alone, or at these sizes: keep the shapes inferred so far
             break
         if not found:
             break
@@ -85,7 +85,7 @@ def _shapes(probe: Probe, inputs: Mapping[str, Shape]) -> Mapping[str, Shape]:
 
 
 def _of_shapes(proto: onnx.ModelProto, shapes: Mapping[str, Shape]) -> dict[str, Array]:
-    """The small values that nodes compute of shapes and of constants, in onnxruntime."""
+    """The small values that nodes compute from shapes and constants, evaluated in onnxruntime."""
     from ...machine.sessions import open_session, session_options
 
     given = {one.name: one for one in proto.graph.initializer if prod(one.dims) <= _SMALL}
@@ -124,18 +124,18 @@ def _of_shapes(proto: onnx.ModelProto, shapes: Mapping[str, Shape]) -> dict[str,
 
 
 def _filled(shapes: Mapping[str, Shape]) -> int:
-    """How many values have elements, and a known number of them."""
+    """The number of values with a known, non-empty shape."""
     return sum(prod(shape) > 0 for shape in shapes.values())
 
 
 class Shapes:
-    """Shapes of values, those of operations computed from their inputs' where they are not known yet."""
+    """Shapes of values; an unknown shape of an operation's output is computed from its inputs' shapes."""
 
     def __init__(self, known: Mapping[Value, Shape]) -> None:
         self.known = dict(known)
 
     def of(self, value: Value) -> Shape:
-        """The shape of a value; where nothing says it, that of its type with 1 for open sizes, or ()."""
+        """The shape of a value; if unknown, the shape of its type with 1 for open sizes, or ()."""
         if value not in self.known:
             array = constant_array(value)
             if array is not None:
@@ -146,10 +146,10 @@ class Shapes:
         return self.known[value]
 
     def add(self, operation: Operation) -> None:
-        """Make the shapes of an operation's operands and result known."""
+        """Record the shapes of an operation's operands and result."""
         inputs = tuple([self.of(value) for value in operation.inputs])
         if operation.output not in self.known:
             try:
                 self.known[operation.output] = output_shape(operation, inputs)
-            except (Declined, IndexError, ZeroDivisionError):  # of ranks that are not known
+            except (Declined, IndexError, ZeroDivisionError):  # an unknown rank
                 self.of(operation.output)

@@ -1,4 +1,4 @@
-"""The predicted time of a partition: its regions on kernels, the rest in onnxruntime, and what the cut itself costs."""
+"""The predicted time of a partition: its regions on kernels, the rest in onnxruntime, and the cut's own cost."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ _NANO = 1e-9  # seconds of a nanosecond, in which rates are given
 
 @dataclass(frozen=True, slots=True)
 class Prediction:
-    """Seconds of a partition: its regions on kernels, their calls included, its nodes in onnxruntime as they are in
-    the whole model, what both take more as the caches are the other's (`Cold`), and the number of segments there."""
+    """Predicted seconds of a partition. kernels: its regions, calls included. onnxruntime: other nodes, as fast as in
+    the whole model. cold: the extra time of both by cold caches (`Cold`). segments: their number in onnxruntime."""
 
     kernels: float
     onnxruntime: float
@@ -30,12 +30,12 @@ class Prediction:
 
     @property
     def seconds(self) -> float:
-        """With what the cut costs."""
+        """Total seconds, the cut's included."""
         return self.kernels + self.onnxruntime + self.cut
 
     @property
     def cut(self) -> float:
-        """Seconds of the cut itself."""
+        """Seconds that the cut costs: cold caches, segment calls, the session."""
         return self.cold + (self.segments * SEGMENT + SESSION) * _NANO
 
     def __str__(self) -> str:
@@ -48,10 +48,10 @@ class Prediction:
 
 
 class Costs:
-    """The predicted times of a model's operations and nodes, at the shapes that are known or follow from them."""
+    """The predicted times of a model's operations and nodes, at known shapes and shapes inferred from these."""
 
     def __init__(self, model: Model, known: Mapping[Value, Shape]) -> None:
-        stock = RATES[available_levels()[0].name]  # onnxruntime takes what the CPU has, whatever kernels are told to
+        stock = RATES[available_levels()[0].name]  # onnxruntime uses the CPU's best level, whatever GRAPHOPT_ISA sets
         self.rates, self.shapes = LevelRates(RATES[select_level().name].kernels, stock.onnxruntime), Shapes(known)
         self._on_kernels: dict[Operation, float] = {}
         constant = constant_nodes(model.graph)
@@ -65,7 +65,7 @@ class Costs:
         self.whole = self.in_onnxruntime(nodes) + seconds_of({WHOLE: [1.0, 0.0, 0.0, 0.0, 0.0]}, self.rates.onnxruntime)
 
     def in_onnxruntime(self, nodes: Iterable[Node]) -> float:
-        """Seconds of nodes in onnxruntime, among all others, with stored weights as they are or computed once."""
+        """Seconds of nodes in onnxruntime within the whole model, stored weights dequantized in each run or once."""
         listed = dict.fromkeys(nodes)
         return min(sum(seconds.get(node, 0.0) for node in listed) for seconds in self._forms)
 
@@ -78,14 +78,14 @@ class Costs:
         return self._on_kernels[operation]
 
     def of_region(self, region: Segment) -> float:
-        """Seconds of a region on kernels, with its call."""
+        """Seconds of a region on kernels, its call included."""
         seconds = sum(self.on_kernels(operation) for operation in region.operations)
         for value in (*region.inputs, *region.outputs):
             self.shapes.of(value)
         return seconds + seconds_of(border_work(region, self.shapes.known), self.rates.kernels)
 
     def of(self, segments: Sequence[Segment]) -> Prediction:
-        """Seconds of a partition."""
+        """The prediction for a partition."""
         regions = [segment for segment in segments if segment.is_region]
         others = [segment for segment in segments if not segment.is_region]
         kernels = [self.of_region(region) for region in regions]
@@ -95,8 +95,8 @@ class Costs:
 
 
 def computes_weights(nodes: Sequence[Node], shapes: Callable[[], Mapping[Value, Shape]]) -> bool:
-    """Whether onnxruntime is predicted to run nodes faster with their stored weights computed once. The `shapes` of
-    values are asked for only where they matter: a weight that is not multiplied as stored only loses."""
+    """Whether onnxruntime is predicted to run nodes faster with stored weights dequantized once, at loading. `shapes`
+    is called only if some weight is multiplied as stored: for the others dequantizing once always wins."""
     if not any(is_stored(value) for node in nodes for value in node.inputs):
         return False
     known = shapes() if any(map(is_multiplied_as_stored, nodes)) else {}
@@ -108,12 +108,12 @@ def computes_weights(nodes: Sequence[Node], shapes: Callable[[], Mapping[Value, 
 def seconds_by_node(
     nodes: Iterable[Node], shapes: Mapping[Value, Shape], rates: Rates, *, computed: bool
 ) -> dict[Node, float]:  # fmt: skip
-    """Seconds of nodes in onnxruntime at rates; `computed`: with stored weights computed once."""
+    """Seconds of nodes in onnxruntime at rates; `computed`: with stored weights dequantized once."""
     return {node: seconds_of(work, rates) for node, work in work_by_node(nodes, shapes, computed=computed).items()}
 
 
 def region_nodes(operations: Iterable[Operation]) -> list[Node]:
-    """The nodes whose work operations do, each once."""
+    """The nodes that operations cover, each once."""
     return list(dict.fromkeys(node for operation in operations for node in operation.nodes))
 
 

@@ -1,4 +1,4 @@
-"""A segment as a model of its own, for onnxruntime."""
+"""Extraction of a segment as an ONNX model, for onnxruntime."""
 
 from __future__ import annotations
 
@@ -23,13 +23,13 @@ EXACT_PRODUCTS = "graphopt.exact_products"
 
 
 COMPUTED_WEIGHTS = "graphopt.computed_weights"
-"""The metadata entry of a segment whose stored weights onnxruntime computes as it loads."""
+"""The metadata entry of a segment whose stored weights onnxruntime dequantizes at loading."""
 
 
 def extract(model: Model, segment: Segment, *, computed: bool = False) -> bytes:
-    """The nodes of a segment as an ONNX file; its inputs and outputs are the segment's, named by number.
+    """The bytes of an ONNX file with the nodes of a segment; inputs and outputs are the segment's, named by number.
 
-    `computed`: its stored weights are computed as it is loaded.
+    `computed`: onnxruntime dequantizes the stored weights at loading.
     """
     from ...onnx_io import to_proto
 
@@ -52,9 +52,11 @@ def extract(model: Model, segment: Segment, *, computed: bool = False) -> bytes:
 
 
 def _is_rounded_here(segment: Segment, value: Value, copy: Value) -> bool:
-    """Whether onnxruntime rounds what is multiplied by stored weights to 8 bits in a segment, and not in the model.
+    """Whether onnxruntime rounds the operand of a product with stored weights to 8 bits in the segment, but not in the
+    model.
 
-    It does so, block by block, where one product alone reads the weights and its other operand is no dequantized code.
+    onnxruntime rounds, block by block, where one product alone reads the weights and its other operand is not
+    dequantized.
     """
     node = value.producer
     if node is None or node.op != "DequantizeLinear" or node.constant(0) is None or not copy.has_one_use:
@@ -64,12 +66,12 @@ def _is_rounded_here(segment: Segment, value: Value, copy: Value) -> bool:
 
 
 def nodes_of(segment: Segment) -> list[Node]:
-    """The nodes whose work the units of a segment do."""
+    """The nodes that the units of a segment cover."""
     return list(dict.fromkeys(n for u in segment.units for n in (u.nodes if isinstance(u, Operation) else (u,))))
 
 
 def _append(graph: Graph, node: Node, values: dict[Value, Value]) -> None:
-    """A copy of the node at the end of the graph, after copies of the producers that are missing there."""
+    """Append a copy of the node to the graph, after copies of its missing producers."""
     if node.outputs[0] in values:
         return
     operand = node.inputs[0] if node.op == "Shape" else None
@@ -87,9 +89,9 @@ def _append(graph: Graph, node: Node, values: dict[Value, Value]) -> None:
 
 
 def _of_same_shape(graph: Graph, value: Value, values: dict[Value, Value]) -> Value | None:
-    """A value of the new graph whose shape and element type are those of `value`; None for one that cannot be had.
+    """A value of the new graph with the shape and element type of `value`; None if there is no way to one.
 
-    The shape may follow from a value at hand although the elements do not: those of x + y, where only x is.
+    A value at hand may have the shape although the elements cannot be computed: of x + y, where only x is at hand.
     """
     seen, stack = {value}, [value]
     while stack:

@@ -1,4 +1,4 @@
-"""The model behind a session, lifted, lowered and cut into segments when a session first asks for any of these."""
+"""The model behind a session: lifted, lowered and partitioned lazily, when a session first reads the result."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ if TYPE_CHECKING:
     from ...onnx_io.source import ModelSource
 
 Kernels = bool | Literal["predicted", "measured"] | None
-"""What a caller asks to run on kernels."""
+"""The caller's choice of what runs on kernels; see `LoweredModel`."""
 
 _SLOWER = "measured slower than onnxruntime here"
 
@@ -62,7 +62,7 @@ def digest_of(source: ModelSource | Model) -> str | None:
 
 
 def stamp_of(source: ModelSource | Model) -> tuple[int, ...] | None:
-    """What changes with a file's content: its number, size and time of change; None for other sources."""
+    """A file's inode number, size and time of change, which change with its content; None for other sources."""
     if not isinstance(source, (str, os.PathLike)):
         return None
     try:
@@ -84,19 +84,19 @@ class _Parts:
 
 
 class LoweredModel:
-    """`segments` in the order they run, out of `model` by its `coverage`; computed once, when first asked for.
+    """The model, its coverage by kernels, and its `segments` in the order they run; computed once, at first access.
 
-    `kernels` True runs all that can be on kernels, False nothing, "predicted" and "measured" what pays by prediction or
-    by the `times` of regions, None what `times` of these partitions say. `candidates`: the digests of each partition on
-    the way to one that is measured: what of it is slower on kernels is left to onnxruntime, which gives the next.
-    Raises ModelError where the source has another `digest` by then.
+    `kernels` True runs all supported operations on kernels, False none, "predicted" and "measured" those that pay by
+    prediction or by the `times` of regions, None the partition that the `times` of whole partitions choose.
+    `candidates`: the digests of each partition on the way to the measured one; leaving its slower regions to
+    onnxruntime gives the next. Raises ModelError where the source has another `digest` by then.
     """
 
     def __init__(
         self, source: ModelSource | Model, digest: str | None, *, kernels: Kernels, times: Mapping[str, Pair],
         stamp: tuple[int, ...] | None = None,
     ) -> None:  # fmt: skip
-        """`stamp`: that of the file from before its digest was taken; while it is the same, so is the digest."""
+        """`stamp`: the file's, taken before its digest; an unchanged stamp means an unchanged digest."""
         self._source, self._digest, self._kernels, self._times = source, digest, kernels, times
         self._stamp = stamp
         self._parts: _Parts | None = None
@@ -104,17 +104,17 @@ class LoweredModel:
         self.renew()
 
     def renew(self) -> None:
-        """A forked child takes a lock of its own."""
+        """Replace the lock, in a forked child."""
         self._lock = threading.RLock()
 
     @property
     def model(self) -> Model:
-        """The model in the IR, in the operators that are cut into segments."""
+        """The model in the IR, rewritten for kernels where that pays: the one that `segments` partition."""
         return self._get().model
 
     @property
     def original(self) -> Model:
-        """The model in the IR as it was given."""
+        """The model in the IR as lifted from the source."""
         with self._lock:
             if self._original is None:
                 self._original = self._lifted()
@@ -122,12 +122,12 @@ class LoweredModel:
 
     @property
     def coverage(self) -> Coverage:
-        """The operations that kernels can compute, and why there are none for other nodes."""
+        """The operations that kernels can compute, and the refusals of other nodes."""
         return self._get().coverage
 
     @property
     def greedy(self) -> tuple[str, ...]:
-        """The digests of the partition that runs on kernels all that they can compute."""
+        """The digests of the greedy partition, which runs every supported operation on kernels."""
         return self._get().greedy
 
     @property
@@ -141,7 +141,7 @@ class LoweredModel:
         return self._get().segments
 
     def decision(self, region: Segment) -> str:
-        """The times for which a region is on kernels; "" where none was asked for."""
+        """The times that put a region on kernels; "" where `kernels` is a bool or no time is known."""
         if isinstance(self._kernels, bool):
             return ""
         pair, told = self._times.get(region_digest(region)), self._get().decisions.get(region.operations[0], "")
@@ -151,7 +151,7 @@ class LoweredModel:
         return "; ".join(filter(None, (told, seconds)))
 
     def computes_weights(self, segment: Segment) -> bool:
-        """Whether stored weights of a segment in onnxruntime are computed once, as it is loaded."""
+        """Whether onnxruntime dequantizes the stored weights of a segment once, at loading."""
         if not self._may_be_computed:
             return False
         from .cost import computes_weights  # here, as it needs the whole compiler
@@ -170,7 +170,7 @@ class LoweredModel:
 
     @property
     def verdict(self) -> str:
-        """What decided of the partition as a whole; "" where nothing did."""
+        """The reason for the partition as a whole; "" for none."""
         return self._get().verdict
 
     def _get(self) -> _Parts:
@@ -197,7 +197,7 @@ class LoweredModel:
         return self._cut(model)
 
     def _cut(self, model: Model) -> _Parts:
-        """The partition that is asked for, of one spelling of the model."""
+        """The partition that `kernels` asks for, of the model or of its form rewritten for kernels."""
         coverage = lower(model.graph)
         segments = partition(model.graph, coverage)
         greedy = candidates_of(segments)
@@ -223,7 +223,7 @@ class LoweredModel:
     def _without_slower(
         self, model: Model, coverage: Coverage, placed: Placement
     ) -> tuple[list[Segment], tuple[tuple[str, ...], ...]]:
-        """The partition in which no region is measured to be slower, and the digests of each on the way."""
+        """The partition without regions measured as slower on kernels, and the digests of each on the way."""
         slower = slower_regions(self._times)
         rounds: list[tuple[str, ...]] = []
         while True:

@@ -1,4 +1,4 @@
-"""Measured seconds of regions on this machine: those that onnxruntime runs faster are left to it."""
+"""The choice of regions by seconds measured on this machine: onnxruntime runs the regions it is faster at."""
 
 from __future__ import annotations
 
@@ -18,23 +18,23 @@ from ..lower.traits import Operation
 from .partition import Segment
 
 Choice = Literal["predicted", "whole", "all", "measured"]
-"""What decides what runs on kernels: prediction, nothing at all, all that can, or the times of regions."""
+"""The partition: as predicted, whole in onnxruntime, all regions on kernels, or by the measured times of regions."""
 
 PARTITIONS: dict[Choice, str] = {
     "predicted": "as predicted", "whole": "whole in onnxruntime", "all": "all regions on kernels",
     "measured": "the faster regions on kernels",
 }  # fmt: skip
-"""In words, the partitions that sessions may run; in the order in which they are measured beside the first."""
+"""Descriptions of the partitions that sessions may run, in the order in which they are raced against the first."""
 
 TIE = 0.02
-"""What another partition must be faster by than the one predicted: twice the error at which a ratio counts as clear in
-a warm-up, so that this never makes worse."""
+"""The share by which another partition must be faster than the predicted one: twice the error at which a ratio counts
+as clear in a warm-up, so that the choice never loses time."""
 
 AS_PREDICTED: Pair = (1.0, 1.0)
-"""The times of a partition that is not taken, whatever they were."""
+"""Stands for the times of a partition that is not chosen."""
 
 _COMPARED = "computed weights"
-"""What onnxruntime does with stored weights in the times beside those on kernels: earlier ones are taken anew."""
+"""How onnxruntime handles stored weights in its times; part of the key, so that times from before are measured anew."""
 
 
 def region_times(threads: int) -> Measurements:
@@ -54,12 +54,12 @@ def partition_key(greedy: tuple[str, ...], choice: Choice) -> str:
 
 
 def is_faster(pair: Pair) -> bool:
-    """Whether a partition is faster by TIE than the one predicted, by the times of both."""
+    """Whether a partition is faster than the predicted one by TIE; `pair`: the times of both."""
     return 0 < pair[0] * (1 + TIE) < pair[1]
 
 
 def chosen(greedy: tuple[str, ...], times: Mapping[str, Pair]) -> Choice:
-    """The partition that sessions of a model run: that predicted, or the fastest of those measured to be faster."""
+    """The partition that sessions of a model run: the predicted one, or the fastest of those measured to be faster."""
     pairs = {choice: times.get(partition_key(greedy, choice), AS_PREDICTED) for choice in PARTITIONS}
     faster: dict[Choice, float] = {choice: pair[0] / pair[1] for choice, pair in pairs.items() if is_faster(pair)}
     return min(faster, key=faster.__getitem__, default="predicted")
@@ -84,8 +84,8 @@ def left_to_onnxruntime(candidates: tuple[str, ...], slower: Collection[str]) ->
 
 
 def with_parts(coverage: Coverage, slow: Sequence[Segment], regions: Sequence[Segment]) -> set[Operation]:
-    """The operations of slow regions, and those that do parts of their work, such as a fused operation's nodes alone:
-    nobody measured these, and other regions do not use them."""
+    """The operations of slow regions, and other operations on their nodes, such as a fused operation's parts: nobody
+    measured these, and other regions do not use them."""
     left = {operation for region in slow for operation in region.operations}
     kept = {operation for region in regions for operation in region.operations} - left
     nodes = {node for operation in left for node in operation.nodes}

@@ -1,8 +1,8 @@
-"""Partition of a graph into segments, on kernels or in onnxruntime: convex sets in an order that can be executed.
+"""Partition of a graph into segments on kernels or in onnxruntime: convex sets, in an executable order.
 
-Demand decides which units run: from the results backwards, a value is computed by its operation where there is one,
-else by its node. Units are then levelled: along every edge the level stays, or rises where the kind changes, so the
-units of one level are convex, and the kind changes as rarely as any order allows. Linear in the graph.
+Demand selects the units: from the outputs backwards, a value is computed by its operation if it has one, else by its
+node. Units are then levelled: along every edge the level stays, or rises where the kind changes, so that the units of
+one level are convex, and the kind changes as rarely as any order allows. Linear in the graph.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ class Segment:
 
     @property
     def is_region(self) -> bool:
-        """The segment runs on kernels."""
+        """Whether the segment runs on kernels."""
         return isinstance(self.units[0], Operation)
 
     @property
@@ -38,7 +38,7 @@ class Segment:
 
 
 def whole(graph: Graph) -> list[Segment]:
-    """All nodes of a graph as one segment, if there are any."""
+    """All nodes of a graph as one segment; none for an empty graph."""
     nodes = tuple(graph)
     return [Segment(nodes, graph.inputs, graph.outputs)] if nodes else []
 
@@ -83,7 +83,7 @@ def results(unit: Unit) -> tuple[Value, ...]:
 
 
 def constant_nodes(graph: Graph) -> set[Node]:
-    """Nodes that read constants only: copied to wherever they are needed, never carried between segments."""
+    """Nodes that read only constants: copied into each segment that needs them, never passed between segments."""
     constant: set[Node] = set()
     for node in graph:
         values = [value for value in node.inputs if value is not None]

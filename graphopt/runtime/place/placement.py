@@ -1,4 +1,4 @@
-"""What is decided of a partition, and why."""
+"""The decisions on a partition, with reasons."""
 
 from __future__ import annotations
 
@@ -10,7 +10,8 @@ from ..lower.traits import Operation
 
 @dataclass(frozen=True, slots=True)
 class Placement:
-    """Operations left to their nodes; what decided, by node of these and by operation on kernels, and of the whole."""
+    """`left`: operations left to their nodes; `reasons` by these nodes, `decisions` by operations on kernels, `verdict`
+    for the whole."""
 
     left: set[Operation]
     reasons: dict[Node, str] = field(default_factory=dict)

@@ -1,10 +1,10 @@
-"""The predicted partition: what of a model pays on kernels, before anything of it was measured on this machine.
+"""The predicted partition: the regions of a model that pay on kernels, before any measurement on this machine.
 
-A partition's time is that of its regions, of the rest in onnxruntime, and of the cut itself (`Prediction`). The number
-of segments follows from the order of the whole graph, so that no single minimum cut knows it: the cheapest of a few
-partitions is taken, each costed as it would run. These are the partition with all regions, the minimum cuts at several
-prices of an edge, and what is left of the cheapest of them when its regions go one by one while that gains. The whole
-model in onnxruntime is always one.
+A partition's time is the sum of its regions, the rest in onnxruntime, and the cut itself (`Prediction`). The number of
+segments depends on the order of the whole graph, so that no single minimum cut models it: the cheapest of a few
+candidate partitions is taken, each costed as it would run. Candidates are the partition with all regions, and minimum
+cuts at several prices of an edge; regions of the cheapest are then removed one by one while that gains. The whole model
+in onnxruntime is always a candidate.
 """
 
 from __future__ import annotations
@@ -23,26 +23,27 @@ from .placement import Placement
 from .rates import BETWEEN, CUT, SEGMENT, cold_share
 
 GAIN, DOUBT = 0.05, 0.25
-"""What a partition must be predicted to win: this share of the whole model's time in onnxruntime, and this share of
-what the cut itself is predicted to cost, as that is known less well than the time of either runtime. The least of a few
-round numbers with which no cut model was slower by `python -m tests.bench.session_ratio`."""
+"""The predicted gain that a partition needs: this share of the whole model's time in onnxruntime, and this share of the
+cut's own cost, which is known less well than the time of either runtime. The least of a few round numbers with which no
+partitioned model was slower by `python -m tests.bench.session_ratio`."""
 
 ALONE = 0.03
-"""What a partition with one region must be predicted to win instead: it is cut once, before and behind. Of 18 encoders,
-by both exporters and quantizers, that were predicted to win 0.3 to 11 % so, each ran 1.01 to 1.26 times as fast, while
-two recurrent ones of 0.6 and 0.7 % lost 5 and 8."""
+"""The predicted gain that a partition with one region needs instead: it is cut only before and behind it. Of 18
+encoders, by both exporters and quantizers, with predicted gains of 0.3 to 11 %, each ran 1.01 to 1.26 times as fast,
+while two recurrent models of 0.6 and 0.7 % lost 5 and 8 %."""
 
 BELOW = 0.15
-"""What any partition must be predicted to win at least where kernels are told to run below the CPU's own level: the
-rates there come from fewer rows, and onnxruntime keeps what the CPU has. With AVX2 on a CPU with VNNI, three encoders
-predicted to win 6 % ran 0.80 to 0.84 times as fast, four files predicted to win 20 % and more 1.19 to 1.59 times
+"""The least predicted gain of any partition where GRAPHOPT_ISA sets kernels below the CPU's level: rates there come
+from fewer rows, and onnxruntime keeps the CPU's level. With AVX2 on a CPU with VNNI, three encoders with a predicted
+gain of 6 % ran 0.80 to 0.84 times as fast, four files of 20 % and more 1.19 to 1.59 times
 (GRAPHOPT_ISA=avx2 `python -m tests.bench.session_ratio`)."""
 
 _EDGES = (0.0, 0.1, 0.4)
-"""Prices of an edge between the runtimes, in SEGMENT, at which minimum cuts are sought: a border has several edges."""
+"""Prices of an edge between the runtimes, in units of SEGMENT, for the minimum cuts: a border has several edges."""
 
 _TRIES = 12
-"""Regions that may go one by one: each costs a partition. A bound on the time to open a session, not tuned."""
+"""The most regions tried for removal in a step: each costs a partition. A bound on the time to open a session, not
+tuned."""
 
 
 def left_by_prediction(model: Model, coverage: Coverage) -> Placement:
@@ -82,7 +83,7 @@ def left_by_prediction(model: Model, coverage: Coverage) -> Placement:
 
 
 def _told(costs: Costs, region: Segment, regions: int) -> str:
-    """All that is predicted of one of so many regions, in a line."""
+    """The prediction for one of `regions` regions, as a line of text."""
     kernels, stock = costs.of_region(region), costs.in_onnxruntime(region_nodes(region.operations))
     cold = BETWEEN.after(kernels) * cold_share(regions)
     return (
@@ -94,7 +95,7 @@ def _told(costs: Costs, region: Segment, regions: int) -> str:
 def _candidates(
     model: Model, coverage: Coverage, costs: Costs, greedy: list[Segment]
 ) -> Iterator[tuple[set[Operation], list[Segment]]]:
-    """Partitions, with the operations that they leave to their nodes."""
+    """Candidate partitions, each with the operations that it leaves to their nodes."""
     yield set(), greedy
     seen: set[frozenset[Operation]] = {frozenset()}
     for price in _EDGES:
@@ -108,7 +109,7 @@ def _candidates(
 def _cut(segments: Sequence[Segment], costs: Costs, price: float) -> set[Operation]:
     """The operations that a minimum cut leaves to onnxruntime, each edge between the runtimes at this price.
 
-    What a part takes more with cold caches is shared out among its operations; in onnxruntime it is taken for as long.
+    A region's extra time by cold caches, the same region assumed in onnxruntime, is shared among its operations.
     """
     import networkx as nx  # here: a session from its plan needs none of it
 
@@ -139,7 +140,7 @@ def _cut(segments: Sequence[Segment], costs: Costs, price: float) -> set[Operati
 
 
 def _with_parts(coverage: Coverage, away: set[Operation], segments: Sequence[Segment]) -> set[Operation]:
-    """The operations, and those that do parts of their work, which no other part of the partition uses."""
+    """The operations `away`, and other operations on their nodes that no other part of the partition uses."""
     kept = {operation for segment in segments for operation in segment.operations} - away
     nodes = set(region_nodes(away))
     return away | {o for o in coverage.providers.values() if nodes.issuperset(o.nodes) and o not in kept}

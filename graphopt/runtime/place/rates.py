@@ -1,22 +1,22 @@
-"""Rates of time by class of operation, from which partitions are predicted.
+"""Rates, nanoseconds by class of operation, from which the times of partitions are predicted.
 
-Nanoseconds of one of each of `work.FEATURES`, on kernels by class of operation and in onnxruntime by class of node.
-`python -m tests.bench.placement FILE … --rows ROWS --fit` prints such tables; these come from 326 quantized files, by
-onnxruntime's quantizers and by ours, of the 25 architectures that were not kept aside and of convolutional networks at
-224 × 224, their regions and the whole, on an AMD EPYC with AVX-512 VNNI, onnxruntime 1.32, one thread. The kernels of
-the lower levels were measured there, too, with GRAPHOPT_ISA, in 208 and 50 of the files; onnxruntime always takes what
-the CPU has, so that its rates on CPUs without VNNI are derived: see WITHOUT_VNNI.
+A rate is the nanoseconds of one unit of each of `work.FEATURES`, on kernels by class of operation and in onnxruntime by
+class of node. `python -m tests.bench.placement FILE … --rows ROWS --fit` prints such tables; these come from 326
+quantized files, by onnxruntime's quantizers and by ours, of the 25 architectures that were not held out and of
+convolutional networks at 224 × 224, their regions and the whole, on an AMD EPYC with AVX-512 VNNI, onnxruntime 1.32,
+one thread. The kernels of the lower levels were measured there, too, with GRAPHOPT_ISA, in 208 and 50 of the files;
+onnxruntime always uses the CPU's level, so that its rates on CPUs without VNNI are derived: see WITHOUT_VNNI.
 
 The rows of language models (AppendCache, CachedAttention, Rotary; Attention) are those of one token of SmolLM2-135M
 with 4 bits, timed by `python -m tests.bench.decoders`.
 
 Products with stored weights (BlockedMatMul; MatMul stored and computed) come from `python -m tests.bench.stored`, 56
-chains of 1 to 128 rows in all three forms, times 0.6: so much faster is MatMul of floats in the files above, which
-were timed on a quieter machine. Those of lower levels are longer as one token of SmolLM2-135M is there.
+chains of 1 to 128 rows in all three forms, times 0.6: MatMul of floats is faster by this factor in the files above,
+which were timed on a quieter machine. Rates of lower levels are longer as one token of SmolLM2-135M is there.
 
 Products of two float32 activations (FloatMatMul, MatMul of two) were timed alone, 4 to 12 matrices of 16 to 256 rows by
-32 to 197 columns, as they are in attention: rows of files with few tokens had told a tenth of what a
-multiply-accumulate takes in onnxruntime, and twice what it takes on kernels.
+32 to 197 columns, as in attention: the fit to files with few tokens had given a tenth of the time of a
+multiply-accumulate in onnxruntime, and twice its time on kernels.
 """
 
 from __future__ import annotations
@@ -27,49 +27,49 @@ from dataclasses import dataclass
 Rates = Mapping[str, tuple[float, float, float, float, float]]
 
 OTHER = "other"
-"""The class of operations that have none of their own: about what small operations cost."""
+"""The default class of operations: about the cost of small operations."""
 
 WHOLE = "whole"
-"""The class of the call of a whole model in onnxruntime."""
+"""The class of a whole model's call in onnxruntime."""
 
 SEGMENT, SESSION = 11e3, 8e3
-"""Nanoseconds of a segment in onnxruntime (its call, and what is copied), and of a session that runs parts: from the
-rows, sessions beside the sums of their parts."""
+"""Nanoseconds of a segment in onnxruntime (its call and copies), and of a session that runs parts: from the rows, as
+sessions against the sums of their parts."""
 
 
 @dataclass(frozen=True, slots=True)
 class Cold:
-    """How much longer a part of a model takes between parts of the other runtime than alone, as it was measured: this
-    share of its time, but no more than these nanoseconds. Each runtime takes the other's caches, and these are filled
-    but once a part, however long that runs; where little runs, most of it is the filling."""
+    """The extra time of a part of a model between parts of the other runtime, compared with the part alone: `share` of
+    its time, at most these nanoseconds. Each runtime evicts the other's data from the CPU's caches, which are refilled
+    once a part, however long it runs; a short part mostly refills."""
 
     share: float
     most: float
 
     def after(self, seconds: float) -> float:
-        """Seconds more that a part takes which alone takes `seconds`."""
+        """Extra seconds of a part that takes `seconds` alone."""
         return min(self.share * seconds, self.most * 1e-9)
 
 
 BETWEEN, CUT = Cold(0.5, 150e3), Cold(0.6, 35e3)
-"""Of regions on kernels, and of segments in onnxruntime, where fusion ends at borders, too. From 321 of the same files,
-sessions with all regions beside the measured times of these: regions of more than 300 µs lose 4 to 6 % in the median,
-those of 30 to 300 µs 20 to 34 %."""
+"""The extra time of regions on kernels, and of segments in onnxruntime, whose fusion also ends at borders. From 321 of
+the same files, sessions with all regions against the measured times of these: regions of more than 300 µs lose 4 to
+6 % in the median, regions of 30 to 300 µs 20 to 34 %."""
 
 ONCE = 0.5
-"""The share of these that a partition with one region pays, as caches change hands but twice a run. Eight files that
-all of it had left whole in onnxruntime, predicted at 0.89 to 1.02 of it, ran 1.06 to 1.50 times as fast in parts; with
-half of it they are predicted at 1.06 to 1.18 (`python -m tests.bench.session_ratio`)."""
+"""The share of `BETWEEN` and `CUT` for a partition with one region, as caches change hands but twice a run. Eight
+files that the full extra time had left whole in onnxruntime, with a predicted ratio of 0.89 to 1.02, ran 1.06 to 1.50
+times as fast in parts; with half of it the predicted ratio is 1.06 to 1.18 (`python -m tests.bench.session_ratio`)."""
 
 
 def cold_share(regions: int) -> float:
-    """The share of `BETWEEN` and `CUT` that each part of a partition with so many regions pays."""
+    """The share of `BETWEEN` and `CUT` for each part of a partition with this many regions."""
     return ONCE if regions == 1 else 1.0
 
 
 WITHOUT_VNNI = 2.3
-"""How much longer a multiply-accumulate of integers takes without AVX-512 VNNI: what our own kernels lose with AVX2
-(DynamicMatMul), taken for onnxruntime's. Its kernels may lose more: then these rates leave too much to it."""
+"""The factor by which an integer multiply-accumulate takes longer without AVX-512 VNNI: our own kernels' with AVX2
+(DynamicMatMul), assumed for onnxruntime's. If these lose more, our rates leave too much to onnxruntime."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,7 +81,7 @@ class LevelRates:
 
 
 _INTEGER = ("qdq", "float", "Integer", "DynamicQuantize", "stored")
-"""What names classes of onnxruntime's that multiply integers."""
+"""Substrings of the names of onnxruntime's classes that multiply integers."""
 
 
 def _without_vnni(rates: Rates) -> Rates:
@@ -225,7 +225,7 @@ _ONNXRUNTIME: Rates = {
     "other": (1.3e03, 0.2, 0.5, 0.3, 0.01),
     "whole": (5.28e03, 0.1, 0.1, 0.3, 0.01),
 }
-"""onnxruntime's, with AVX-512 VNNI; all tables here: `python -m tests.bench.placement FILE … --rows ROWS --fit`."""
+"""onnxruntime's rates with AVX-512 VNNI; all tables: `python -m tests.bench.placement FILE … --rows ROWS --fit`."""
 
 _VNNI: Rates = {
     "ActivationMatMul": (688, 0.151, 0.285, 0.2, 0.00595),
@@ -275,7 +275,7 @@ _VNNI: Rates = {
     "border": (7.89e03, 0.211, 0.273, 0.2, 0.006),
     "other": (700, 0.15, 0.3, 0.2, 0.006),
 }
-"""The kernels', with AVX-512 VNNI."""
+"""The kernels' rates with AVX-512 VNNI."""
 
 _AVX2: Rates = {
     "ActivationMatMul": (957, 0.144, 0.467, 0.2, 0.00705),
@@ -317,7 +317,7 @@ _AVX2: Rates = {
     "border": (8.3e03, 0.211, 0.251, 0.2, 0.006),
     "other": (700, 0.15, 0.3, 0.2, 0.006),
 }
-"""The kernels', with GRAPHOPT_ISA at AVX2."""
+"""The kernels' rates with GRAPHOPT_ISA=avx2."""
 
 _PORTABLE: Rates = {
     "AppendCache": (300, 0.15, 0.3, 0.2, 0.006),
@@ -356,7 +356,7 @@ _PORTABLE: Rates = {
     "border": (9.14e03, 0.241, 0.25, 0.2, 0.006),
     "other": (700, 0.15, 0.3, 0.2, 0.006),
 }
-"""The kernels', with GRAPHOPT_ISA=portable."""
+"""The kernels' rates with GRAPHOPT_ISA=portable."""
 
 _ALONE: Rates = {
     "ConvTranspose": (1e03, 0.15, 0.09, 0.06, 0.0044),
@@ -368,7 +368,7 @@ _ALONE: Rates = {
     "Pad": (400, 0.15, 0.15, 0.2, 0.006),
     "Slice": (200, 0.15, 0.1, 0.2, 0.006),
 }
-"""The kernels' of operations that the lower levels have no rows of, timed alone by `python -m tests.bench.glue`.
+"""The kernels' rates of operations without rows at the lower levels, timed alone by `python -m tests.bench.glue`.
 
 ConvTranspose, here and in onnxruntime, by `graphopt.runtime.profile` and by single nodes at four sizes, of 8 to 128
 channels: multiply-accumulates as many as the layer has.
@@ -383,7 +383,7 @@ _ALONE_ONNXRUNTIME: Rates = {
     "Resize linear": (1.2e03, 0.2, 1.4, 0.3, 0.01),
     "Slice": (1.3e03, 0.2, 0.13, 0.3, 0.01),
 }
-"""onnxruntime's of the same: elements as timed alone, a call as those of small operations among others."""
+"""onnxruntime's rates of the same operations: elements as timed alone, a call as of other small operations."""
 
 RATES: Mapping[str, LevelRates] = {
     name: LevelRates({**_ALONE, **kernels}, {**_ALONE_ONNXRUNTIME, **stock})
@@ -394,4 +394,4 @@ RATES: Mapping[str, LevelRates] = {
         ("portable", _PORTABLE, _without_vnni(_ONNXRUNTIME)),
     )
 }
-"""The rates by level of the instruction set, `LEVELS`. Those of avxvnni, half as wide, are AVX2's on both sides."""
+"""The rates by instruction level of `LEVELS`; avxvnni, half as wide, has AVX2's rates in both runtimes."""

@@ -1,4 +1,4 @@
-"""The work of nodes in onnxruntime, fused as that fuses them, in numbers from which a time there is predicted."""
+"""The work of nodes in onnxruntime, fused as onnxruntime fuses them, in numbers from which their time is predicted."""
 
 from __future__ import annotations
 
@@ -21,28 +21,27 @@ _WEIGHT = {
 """The slot of the weights, or of the second operand, of products."""
 
 _GATES = {"LSTM": 4, "GRU": 3, "RNN": 1, "com.microsoft::DynamicQuantizeLSTM": 4}
-"""Products a step of recurrent layers, each with the input and with the state."""
+"""Gates, that is products a step, of recurrent layers, each with the input and with the state."""
 
 _ON_CODES = frozenset((
     "Conv", "MatMul", "Gemm", "Add", "Mul", "Sigmoid", "LeakyRelu", "AveragePool", "GlobalAveragePool", "Concat",
     "Softmax", "Where",
 ))  # fmt: skip
-"""Operators with a kernel on codes that takes the place of a node between DequantizeLinear and QuantizeLinear: the QDQ
+"""Operators that onnxruntime replaces by a kernel on codes between DequantizeLinear and QuantizeLinear: the QDQ
 selectors of onnxruntime 1.32. On this architecture their activations must be uint8."""
 
 _MOVED = frozenset((
     "MaxPool", "Reshape", "Transpose", "Squeeze", "Unsqueeze", "Flatten", "Resize", "Slice", "Gather", "Expand",
     "Split", "DepthToSpace", "SpaceToDepth", "Identity",
 ))  # fmt: skip
-"""Those that onnxruntime runs on codes of any type, as only places change."""
+"""Operators that onnxruntime runs on codes of any type, as they only move elements."""
 
 _TO_FLOAT = frozenset(("MatMul", "Gemm"))
-"""Those that take codes also where their result stays float."""
+"""Operators that take codes even if their result stays float."""
 
 
 AS_STORED, AS_COMPUTED = "MatMul stored", "MatMul computed"
-"""Classes of products with stored weights, by the codes, and by the floats that they were computed to as the session
-was opened."""
+"""Classes of products with stored weights: by the codes, or by floats dequantized once as the session opens."""
 
 _ALIKE = {
     "QLinearConv": "Conv qdq", "QLinearMatMul": "MatMul qdq", "com.microsoft::QGemm": "Gemm qdq",
@@ -57,14 +56,14 @@ _ALIKE = {
     "com.microsoft::MatMulNBits": AS_STORED,
     "com.microsoft::Gelu": "Gelu", "com.microsoft::BiasGelu": "Gelu", "com.microsoft::FastGelu": "Gelu",
 }  # fmt: skip
-"""Operators by the class of the nodes that onnxruntime fuses to them."""
+"""Fused operators, with the class of the nodes from which onnxruntime fuses them."""
 
 _BEHIND = 3
-"""Nodes behind the tanh of a Gelu: an Add of one, and products with x and one half, in any order."""
+"""Nodes behind the Tanh of a Gelu: an Add of one, and products with x and one half, in any order."""
 
 
 def stock_work(nodes: Iterable[Node], shapes: Mapping[Value, Shape]) -> Work:
-    """The work of nodes in onnxruntime, together."""
+    """The total work of nodes in onnxruntime."""
     total: Work = {}
     for work in work_by_node(nodes, shapes).values():
         for kind, numbers in work.items():
@@ -77,8 +76,8 @@ def work_by_node(
 ) -> dict[Node, Work]:  # fmt: skip
     """The work of each node in onnxruntime at these shapes of values; unknown ones count as one element.
 
-    What a kernel takes in is part of its node, and nodes of constants are computed once: they have none. `computed`:
-    stored weights are, too.
+    The node of a fused kernel has all its work; other fused nodes, and nodes of constants, which run once, have none.
+    `computed`: stored weights are dequantized once, too.
     """
     nodes = list(dict.fromkeys(node for node in nodes if not _is_folded(node)))
     absorbed: set[Node] = set()
@@ -104,12 +103,12 @@ def work_by_node(
 
 
 def _is_folded(node: Node) -> bool:
-    """It reads constants only, so that onnxruntime computes it once."""
+    """Whether the node reads constants only, so that onnxruntime computes it once."""
     return bool(node.outputs) and is_constant(node.outputs[0])
 
 
 def _kind(node: Node, absorbed: set[Node]) -> str:
-    """The class of a node; the nodes that its kernel takes in are added to `absorbed`."""
+    """The class of a node; other nodes that its kernel fuses are added to `absorbed`."""
     if node.op == "MatMulInteger":
         absorbed.update(_dequantization(node))
     if node.op == "Erf":
@@ -147,8 +146,8 @@ def _kind(node: Node, absorbed: set[Node]) -> str:
 
 
 def _becomes_uint8(node: Node) -> bool:
-    """Codes of a QuantizeLinear or DequantizeLinear that are uint8, or that onnxruntime makes so: between one of each,
-    with one reader."""
+    """Whether the codes of a QuantizeLinear or DequantizeLinear are uint8, or int8 that onnxruntime changes to uint8:
+    between one of each, with one reader."""
     zero = node.inputs[2] if len(node.inputs) > 2 else None
     if zero is None or (isinstance(zero.type, TensorType) and zero.type.dtype.name == "UINT8"):
         return True
@@ -160,7 +159,7 @@ def _becomes_uint8(node: Node) -> bool:
 
 
 def _dequantization(product: Node) -> Iterable[Node]:
-    """Cast, Mul and the bias's Add behind a product of integers, and the Mul of its scales: parts of one kernel."""
+    """The nodes fused with an integer product: Cast, Mul and the bias's Add behind it, and the Mul of its scales."""
     cast = _only_reader(product)
     if cast is None or cast.op != "Cast":
         return
@@ -178,7 +177,7 @@ def _dequantization(product: Node) -> Iterable[Node]:
 
 
 def _gelu(erf: Node) -> Iterable[Node]:
-    """The other nodes of x · (1 + erf(x / √2)) / 2, which are one kernel; none where something stands between them."""
+    """The other nodes of x · (1 + erf(x / √2)) / 2, which onnxruntime fuses; none for any other Erf."""
     scaled, raised = erf.inputs[0].producer if erf.inputs[0] else None, _only_reader(erf)
     if scaled is None or scaled.op not in ("Div", "Mul") or raised is None or raised.op != "Add":
         return
@@ -195,7 +194,7 @@ def _gelu(erf: Node) -> Iterable[Node]:
 
 
 def _gelu_by_tanh(tanh: Node) -> Iterable[Node]:
-    """The other nodes of x / 2 · (1 + tanh(…)), which are one kernel; none for any other tanh."""
+    """The other nodes of x / 2 · (1 + tanh(…)), which onnxruntime fuses; none for any other Tanh."""
     end = tanh
     for _ in range(_BEHIND):
         reader = _only_reader(end)
@@ -218,7 +217,7 @@ def _is_float(value: Value) -> bool:
 
 
 def _numbers(node: Node, kind: str, shapes: Mapping[Value, Shape]) -> tuple[str, tuple[float, ...]]:
-    """The class, convolutions by their window and groups, products of two computed operands apart; and its numbers."""
+    """The class (convolutions by window and groups, products of two computed operands apart) and its FEATURES."""
     output = shapes.get(node.outputs[0], ()) if node.outputs else ()
     slot = _WEIGHT.get(node.op)
     weight = node.input(slot) if slot is not None else None
@@ -251,7 +250,7 @@ def _numbers(node: Node, kind: str, shapes: Mapping[Value, Shape]) -> tuple[str,
 
 
 def _stored_numbers(node: Node, shapes: Mapping[Value, Shape]) -> tuple[float, ...]:
-    """The numbers of a product with stored weights: each is read once, and unpacked."""
+    """The FEATURES of a product with stored weights, each unpacked once."""
     output, first = shapes.get(node.outputs[0], ()), shapes.get(node.inputs[0], ()) if node.inputs[0] else ()
     inner, width = (first or (1,))[-1], (output or (1,))[-1]
     return 1.0, float(prod(first)), float(prod(output)), float(inner * width), float(prod(output) * inner)

@@ -1,8 +1,8 @@
-"""Weights that a file stores as codes, in onnxruntime: computed once as it loads, or in each run.
+"""Weights that a file stores as codes, in onnxruntime: dequantized once at loading, or in each run.
 
-onnxruntime leaves DequantizeLinear of constants to each run, and a convolution then has no weights that it could pack.
-MatMul and Gemm multiply by the codes themselves, if they alone read them: large weights faster than floats, small ones
-slower. Told to know no quantization, it computes all of them as it loads.
+onnxruntime runs DequantizeLinear of constants in each run, so that a convolution has no weights to pack. MatMul and
+Gemm multiply by the codes themselves, if they alone read them: large weights faster than floats, small ones slower.
+With its quantization support disabled, onnxruntime dequantizes all weights at loading.
 """
 
 from __future__ import annotations
@@ -14,14 +14,14 @@ from ...machine.sessions import LARGE
 from ..lower.operands import is_constant, is_dequantize, is_quantize
 
 ONCE: Mapping[str, str] = {"session.disable_quant_qdq": "1"}
-"""The entries of a session that computes weights as it loads."""
+"""The session entries with which onnxruntime dequantizes weights at loading."""
 
 _PRODUCTS = ("MatMul", "Gemm")
 _FLOAT = 4  # bytes of a float32
 
 
 def is_stored(value: Value | None) -> bool:
-    """Whether a value is computed of constant codes."""
+    """Whether a value is computed from constant codes."""
     node = None if value is None or value.constant is not None else value.producer
     if node is None or not is_constant(value):
         return False
@@ -35,8 +35,8 @@ def is_multiplied_as_stored(node: Node) -> bool:
 
 
 def may_be_computed(graph: Graph) -> bool:
-    """Whether all codes of a graph are those of weights, so that it loses nothing with a session that knows none, and
-    the weights are not too many to be held as floats."""
+    """Whether only weights of a graph are codes, so that a session without quantization support loses nothing, and the
+    weights as floats fit in LARGE bytes."""
     codes: list[int] = []
     for node in graph.walk():
         if is_quantize(node) or (node.op in _PRODUCTS and _reads_both(node)):
@@ -48,6 +48,6 @@ def may_be_computed(graph: Graph) -> bool:
 
 
 def _reads_both(node: Node) -> bool:
-    """Codes of weights and codes that are computed, of which onnxruntime makes one product of integers."""
+    """Whether both operands are dequantized, so that onnxruntime fuses a product of integers."""
     makers = [value.producer for value in node.inputs[:2] if value is not None]
     return all(maker is not None and is_dequantize(maker) for maker in makers)

@@ -21,19 +21,18 @@ from ..lower.traits import Operation, Shape
 from .partition import Segment
 
 FEATURES = ("call", "input", "output", "unfolded", "mac")
-"""What the time of a class is a sum of: calls, elements that products read, elements written, elements that a window
-or a stored weight is unfolded to, and multiply-accumulates, those of constant weights with the channels that fill a
-register up."""
+"""The terms of a class's time: calls, elements read by products, elements written, elements of unfolded windows or
+unpacked stored weights, and multiply-accumulates, for constant weights with channels padded to whole registers."""
 
 Work = dict[str, list[float]]
-"""By class of operation, how much there is of each of FEATURES."""
+"""The amounts of FEATURES, by class of operation."""
 
 BORDER = "border"
-"""The class of a region's call itself: its inputs and its outputs are copied or bound."""
+"""The class of a region's call, which copies or binds inputs and outputs."""
 
 _LANES, _DEPTH = 16, 4
-"""Output channels and inputs that one instruction of the widest level takes at once: int32 lanes, and bytes that are
-summed in each (`LEVELS`)."""
+"""Output channels and inputs of one instruction of the widest level: int32 lanes, and bytes summed in each
+(`LEVELS`)."""
 
 
 def region_work(segment: Segment, shapes: Mapping[Value, Shape]) -> Work:
@@ -45,25 +44,25 @@ def region_work(segment: Segment, shapes: Mapping[Value, Shape]) -> Work:
 
 
 def border_work(segment: Segment, shapes: Mapping[Value, Shape]) -> Work:
-    """What a segment's inputs and outputs are."""
+    """The work of a segment's call, with its inputs and outputs."""
     read, written = (float(sum(prod(shapes[v]) for v in values)) for values in (segment.inputs, segment.outputs))
     return {BORDER: [1.0, read, written, 0.0, 0.0]}
 
 
 def operation_numbers(operation: Operation, shapes: Mapping[Value, Shape]) -> tuple[float, ...]:
-    """How much of each of FEATURES the operation is at these shapes of values."""
+    """The amounts of FEATURES of an operation at these shapes of values."""
     return features(operation, [shapes[value] for value in operation.inputs], shapes[operation.output])
 
 
 def add_work(work: Work, kind: str, numbers: Iterable[float]) -> None:
-    """Add the numbers of one piece of work to those of its class."""
+    """Add `numbers`, amounts of FEATURES, to class `kind`."""
     total = work.setdefault(kind, [0.0] * len(FEATURES))
     for index, number in enumerate(numbers):
         total[index] += number
 
 
 def class_of(operation: Operation) -> str:
-    """The class whose operations cost alike; convolutions by their window and groups, float results apart."""
+    """The class of operations of like cost; convolutions by window and groups, float results apart."""
     name = type(operation).__name__
     if isinstance(operation, (Conv, DynamicConv)):
         if operation.groups > 1:
@@ -73,7 +72,7 @@ def class_of(operation: Operation) -> str:
 
 
 def features(operation: Operation, inputs: Sequence[Shape], output: Shape) -> tuple[float, ...]:
-    """How much of each of FEATURES the operation is."""
+    """The amounts of FEATURES of an operation, for its inputs' and output's shapes."""
     elements, read, unfolded, macs = float(prod(output)), 0.0, 0.0, 0.0
     if isinstance(operation, (LinearOperation, DynamicProduct)):
         groups = int(isinstance(operation, ConvTranspose))
@@ -89,7 +88,7 @@ def features(operation: Operation, inputs: Sequence[Shape], output: Shape) -> tu
 
 
 def filled_macs(weights: Shape, output: Shape, groups: int) -> tuple[float, float, float]:
-    """Elements written, elements that windows are unfolded to, multiply-accumulates with registers filled up.
+    """Elements written, elements of unfolded windows, multiply-accumulates with sizes padded to whole registers.
 
     `weights` of a convolution in `groups`, [M, C / groups, window …], or with 0 groups of a product, [K, N].
     """

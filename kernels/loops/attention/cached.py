@@ -1,4 +1,4 @@
-"""Attention over keys and values of earlier tokens, the growth of these, and rotary embeddings, of float32.
+"""Attention over caches of keys and values, appending to these caches, and rotary embeddings, in float32.
 
 Keys and values may be kept as rows of codes.
 """
@@ -18,7 +18,7 @@ ZERO = np.float32(2.0**-100)  # rows with no greater element are coded as 0: the
 
 
 def append(lo, hi, worker, new, past, y, rows, past_stride, y_stride, sizes):
-    """y[head] = past[head] with the rows of `new` behind; a tile is a head of one of the batch.
+    """y[head] = past[head] followed by the rows of `new`; a tile is one head of one batch element.
 
     new: [batch, count, heads, size]; past: [tiles] matrices of `rows` rows, past_stride bytes apart, y likewise. Where
     past and y are the same memory, the rows are there already.
@@ -39,7 +39,7 @@ def append(lo, hi, worker, new, past, y, rows, past_stride, y_stride, sizes):
 
 
 def append_codes(lo, hi, worker, new, past, y, rows, past_stride, y_stride, sizes):
-    """The same with rows of codes: int8 [size], each the nearest to x / scale, and the scale max |x| / 127 behind them.
+    """`append` with rows of codes: int8 [size], each the nearest to x / scale, followed by the scale max |x| / 127.
 
     new: float32. Both strides and the rows of past and y are of size + 4 bytes.
     """
@@ -70,10 +70,10 @@ def attend(
     lo, hi, worker, q, keys, values, mask, y, rows, key_stride, value_stride, sizes, scale, scores, sums, scratch,
     scratch_bytes,
 ):  # fmt: skip
-    """softmax(scale · q · keysᵀ + mask) · values of a few heads that share keys, for one row; that is a tile.
+    """softmax(scale · q · keysᵀ + mask) · values; a tile is one row of a few heads that share keys.
 
-    Keys are read once, in chunks: the greatest score so far and the sum of exponentials follow (Milakov and Gimelshein,
-    2018). A row that the mask leaves nothing, by −inf or the lowest number, gives zeros, as onnxruntime's does.
+    Keys are read once, in chunks, with a running maximum of scores and sum of exponentials (Milakov and Gimelshein,
+    2018). A row whose mask excludes all keys, by −inf or the lowest float, gives zeros, as in onnxruntime.
     """
     size, width, chunk, together = sizes.size, sizes.width, sizes.chunk, sizes.together
     subs = sizes.groups // together
@@ -136,7 +136,7 @@ def attend(
 
 
 def rotate(lo, hi, worker, x, y, cos, sin, sizes):
-    """Pairs of each head turned by the angles of their row; a tile is a row of all heads."""
+    """Pairs of elements of each head rotated by the angles of their row; a tile is a row of all heads."""
     size, half = sizes.size, sizes.half
     for row in range(lo, hi):
         c, s = f32_at(cos + 4 * row * half), f32_at(sin + 4 * row * half)

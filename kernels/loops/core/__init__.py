@@ -1,1 +1,1 @@
-"""What loops share: pointers and atomics, arithmetic of one element, reductions, the interpreter of programs."""
+"""Code shared by loops: pointers and atomics, scalar arithmetic, reductions; and the interpreter of programs."""

@@ -1,4 +1,4 @@
-"""The interpreter of programs: a leader goes from step to step, helpers claim tiles of the step that is on."""
+"""The interpreter of programs: a leader goes from step to step, helpers claim tiles of the current step."""
 
 # mypy: ignore-errors
 
@@ -30,8 +30,8 @@ def execute(program, steps, worker, workers, control):
     worker's share, the step being `steps` while nothing runs.
 
     Worker 0 leads: it publishes a step, works, and goes on once all tiles are done. The others claim tiles, first of
-    their own share, for locality, then of the others'. The word that a claim changes names its step, so a helper that
-    was away joins whichever step is on, and one that never comes is not waited for.
+    their own share, for locality, then of the others'. The word that a claim changes contains its step, so that a late
+    helper joins the current step, and no worker waits for an absent one.
     """
     base = address_of(control)
     words = base + 8 * WORKERS
@@ -65,7 +65,7 @@ def execute(program, steps, worker, workers, control):
 
 @register_jitable
 def _claim(program, steps, worker, workers, victim, base, words):
-    """Claim some tiles of a share and run them: 1 done, 0 none left, −1 the program is over."""
+    """Claim some tiles of a share and run them: 1 done, 0 none left, −1 the program has ended."""
     word = words + 64 * victim
     seen = atomic_load(word)
     step = seen >> 32

@@ -46,7 +46,7 @@ def address_of(typingctx: Any, pointer: Any) -> Any:
 
 @intrinsic
 def atomic_add(typingctx: Any, address: Any, amount: Any) -> Any:
-    """Add to the int64 at an address; the value before."""
+    """Add to the int64 at an address; returns its previous value."""
 
     def codegen(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
         place = builder.inttoptr(arguments[0], _WORD.as_pointer())
@@ -80,7 +80,7 @@ def atomic_store(typingctx: Any, address: Any, value: Any) -> Any:
 
 @intrinsic
 def pause(typingctx: Any) -> Any:
-    """Tell the core that this is a waiting loop."""
+    """The CPU's hint of a spin loop."""
 
     def codegen(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
         if _ON_X86:

@@ -40,7 +40,7 @@ def folded(lanes):
 
 @register_jitable
 def greatest(values, count, lanes):
-    """The greatest of values that are numbers, −inf for none."""
+    """The maximum of the values that are not NaN, −inf for none."""
     for k in range(LANES):
         lanes[k] = np.float32(-np.inf)
     whole = count // LANES * LANES

@@ -1,7 +1,8 @@
 """Elementwise arithmetic of quantized tensors, in the float32 operations of DequantizeLinear → op → QuantizeLinear.
 
-Nothing is contracted: each multiplication, addition and division rounds as the separate operators would. Zero points
-are added and taken off in float32, which is exact for codes: integers would become 64 bits wide and halve the vectors.
+No operations are contracted: each multiplication, addition and division rounds as the separate operators would. Zero
+points are added and subtracted in float32, which is exact for codes: integers would be widened to 64 bits and halve the
+vectors.
 """
 
 # mypy: ignore-errors
@@ -33,7 +34,7 @@ def dequantize(lo, hi, worker, x, y, count, qx):
 
 
 def _binary(combine, divide):
-    """`divide` False: qa.scale and qb.scale are factors that y's scale is divided into (`proved_factors`)."""
+    """`divide` False: qa.scale and qb.scale are factors that include the division by y's scale (`proved_factors`)."""
 
     def kernel(lo, hi, worker, a, b, y, count, rows, qa, qb, qy):
         za, zb = np.float32(qa.zero), np.float32(qb.zero)

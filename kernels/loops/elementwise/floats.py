@@ -1,4 +1,4 @@
-"""Float32 arithmetic of one or two tensors, each operation rounded as the ONNX operator's."""
+"""float32 arithmetic of one or two tensors, each operation rounded as in the ONNX operator."""
 
 # mypy: ignore-errors
 
@@ -51,7 +51,7 @@ def _prelu(p, q):
 
 def _binary(combine):
     def kernel(lo, hi, worker, a, b, y, count, rows):
-        """y = a ∘ b; a tile is a row of a, whose row of b lies at strides: one element of it where rows.inner is 0."""
+        """y = a ∘ b; a tile is a row of a, with b's row by strides: a single element of b where rows.inner is 0."""
         for row in range(lo, hi):
             first = row * rows.row_elements
             size = min(rows.row_elements, count - first)

@@ -16,7 +16,7 @@ TOGETHER = 8  # channels
 def quantize_planes(lo, hi, worker, x, y, images, pixels, channels, qy, scratch, scratch_bytes):
     """y[n, p, c] = QuantizeLinear(x[n, c, p]); NaN gives the zero point.
 
-    A few channels are converted into scratch first: strided stores would keep the arithmetic from being vectorised.
+    A few channels are converted into scratch first: strided stores would prevent vectorization of the arithmetic.
     """
     zero, low, high = code_limits(qy)
     blocks = (pixels + PIXELS - 1) // PIXELS

@@ -15,7 +15,7 @@ def _layer_norm(quantized, centred):
     def kernel(lo, hi, worker, x, y, rows, columns, scale, bias, epsilon, qy, scratch, scratch_bytes):
         """y = (x − mean) / sqrt(variance + epsilon) · scale + bias over each row; a tile is a row.
 
-        Not `centred`, the mean is 0 and nothing is added.
+        With `centred` False, the mean is taken as 0 and no bias is added.
         """
         lanes = f32_at(scratch + worker * scratch_bytes)
         zero, low, high = code_limits(qy)

@@ -55,8 +55,8 @@ def softmax_codes(lo, hi, worker, x, y, rows, columns, flip, weights, exponentia
 def softmax_floats(lo, hi, worker, x, y, columns, unknown, scratch, scratch_bytes):
     """y = exp(x − max) / Σ over float32 rows; a tile is a row. −inf gives 0, a row of −inf alone `unknown`.
 
-    exp(x) is 2ⁿ exp(r); all of a row are divided by the power of two of the greatest, so that no rounding of x − max
-    is told by results far below it. Rows whose greatest is far from 0 are moved there first.
+    exp(x) is 2ⁿ exp(r); a row is divided by the power of two of its maximum, so that small results carry no rounding
+    error of x − max. Rows whose maximum is far from 0 are shifted to 0 first.
     """
     lanes = f32_at(scratch + worker * scratch_bytes)
     for row in range(lo, hi):

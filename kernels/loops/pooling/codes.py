@@ -8,9 +8,9 @@ from graphopt.kernels.loops.core.memory import address_of, call8, i32_at, i64_at
 
 
 def pool(lo, hi, worker, x, y, function, limits, scales, x_zero, y_zero, count_padding, window, scratch, scratch_bytes):
-    """Collect the taps of each pixel that lie in the image and hand them to the micro-kernel.
+    """Collect each pixel's taps inside the image and pass them to the micro-kernel.
 
-    scales[n] is the factor of a mean over n elements; `count_padding` counts padding as elements, which are real zeros.
+    scales[n] is the factor of a mean over n elements; `count_padding` counts padding as elements of value 0.
     """
     pointers = i64_at(scratch + worker * scratch_bytes)
     factors = i32_at(address_of(scales))

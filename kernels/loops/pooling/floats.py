@@ -11,9 +11,9 @@ from graphopt.kernels.loops.core.reduction import total
 
 
 def pool_floats(lo, hi, worker, x, y, mean, count_padding, window):
-    """The greatest of a window's taps, or their mean; `count_padding` counts padding as elements, real zeros.
+    """The maximum or mean of a window's taps; `count_padding` counts padding as elements of value 0.
 
-    NaN among the taps of a maximum may or may not come through, as in other runtimes.
+    NaN among the taps of a maximum may or may not propagate, as in other runtimes.
     """
     start = np.float32(0) if mean != 0 else np.float32(-np.inf)
     for tile in range(lo, hi):

@@ -17,8 +17,8 @@ WEIGHTS, BIAS, WORDS = Panel.WEIGHTS, Panel.BIAS, Panel.WORDS
 def pack(lo, hi, worker, b, packed, bias, records, template, widths, strides, sizes):
     """One panel of one matrix: s8 [quad][width][4] of b xor flip, zeros beyond the depth, and its record and bias.
 
-    With u8 a and s8 b as they then lie, Σ (a − za)(b − zb) = Σ ab − za Σ b + depth za zb − zb Σ a:
-    the second and the third term are the channel's bias, the last is the row's.
+    With stored u8 a and s8 b, Σ (a − za)(b − zb) = Σ ab − za Σ b + depth za zb − zb Σ a: the second and the third term
+    are the channel's bias, the last is the row's.
     """
     depth, quads = sizes.depth, sizes.quads
     b_row, b_column = strides.row, strides.column

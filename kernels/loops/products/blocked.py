@@ -15,8 +15,8 @@ _NUMBER = 0x7FFFFFFF  # the bits of a float32 but its sign; as integers they are
 def quantize_blocks(lo, hi, worker, x, codes, scales, sums, depth, block, blocks):
     """Each block of a row to s8 by its own scale, and the negated sum of its codes; a tile is a block.
 
-    scale = max|x| / 127; codes = round_half_even(x · (127 / max|x|)), zeros behind the last depth and where a block has
-    no finite scale: an infinite or NaN scale then makes the result NaN.
+    scale = max|x| / 127; codes = round_half_even(x · (127 / max|x|)), zeros beyond the depth and in a block without a
+    finite scale: its infinite or NaN scale then makes the result NaN.
     """
     for unit in range(lo, hi):
         row = unit // blocks

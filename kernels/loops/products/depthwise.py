@@ -14,8 +14,8 @@ def depthwise(lo, hi, worker, x, y, records, blocks, zero_row, window, taps, loo
     """Row by row: point at the taps of a run of pixels, compute each block of channels, map the row by the table.
 
     Taps outside the image point at `zero_row`, which holds the zero point. The pixels from first_inner up to last_inner
-    need no horizontal padding and form one run; every other pixel is a run of its own. The slots of no tap, whose
-    weights are zero, stay at `zero_row`.
+    need no horizontal padding and form one run; every other pixel is a run of its own. Unused slots, whose weights are
+    zero, stay at `zero_row`.
     """
     pointers = i64_at(scratch + worker * scratch_bytes)
     source = address_of(x)

@@ -1,4 +1,4 @@
-"""The loop around nothing but dot products."""
+"""The loop of the dot-product benchmark."""
 
 # mypy: ignore-errors
 

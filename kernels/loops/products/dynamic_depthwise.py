@@ -1,4 +1,4 @@
-"""Depthwise convolution of codes quantized while running. Small integers in float32 are exact, and fuse."""
+"""Depthwise convolution of dynamically quantized codes, in float32: exact for small integers, with fused products."""
 
 # mypy: ignore-errors
 

@@ -13,7 +13,7 @@ def pack_panels(
     lo, hi, worker, w, y, sums, panels, group_stride, segment_stride, depth_stride, channel_stride, segments, depth,
     quads, channels,
 ):  # fmt: skip
-    """y: [panel][segment][quad][width][4], zeros where a channel or a depth is none; sums: int32 of each channel.
+    """y: [panel][segment][quad][width][4], zeros beyond the channels and the depth; sums: int32 of each channel.
 
     w: s8, its strides in bytes; panels: (group, first channel in it, channels, width, bytes from y), a tile is a panel.
     """

@@ -10,7 +10,7 @@ from numba.extending import register_jitable
 from graphopt.kernels.loops.core.memory import address_of, f32_at
 
 LANES = 64
-"""Blocks searched side by side: four vectors of AVX-512, so that sums of one need not wait for each other."""
+"""Blocks searched side by side: four vectors of AVX-512, so that no sum waits for the one before."""
 PLACES = 16
 """Arrays of `LANES` numbers beside the weights and their costs."""
 
@@ -26,8 +26,8 @@ def _added(value, weight, inverse, low, high, square, cross):
 
 @register_jitable
 def _sums(v, c, block, inverse, low, high, square, cross):
-    """Σ c q² and Σ c q v of each lane's block, q being the nearest steps within bounds; four steps for each time that
-    the sums are read and written."""
+    """Σ c q² and Σ c q v of each lane's block, q being the nearest steps within bounds; the sums are loaded and stored
+    once for four steps."""
     for i in range(LANES):
         square[i] = np.float32(0)
         cross[i] = np.float32(0)
@@ -46,8 +46,8 @@ def _sums(v, c, block, inverse, low, high, square, cross):
 
 @register_jitable
 def _offer(v, c, block, scale, low, high, zero, sums, best_scale, best_zero, best_cost):
-    """Keep a grid where it costs less than the one before, its scale refitted: −(Σ c q v)² / Σ c q² is the cost less
-    Σ c v²."""
+    """Keep a grid, its scale refitted, where it costs less than the best so far; costs are compared without Σ c v²:
+    −(Σ c q v)² / Σ c q²."""
     inverse = f32_at(address_of(sums))
     square = f32_at(address_of(sums) + 4 * LANES)
     cross = f32_at(address_of(sums) + 8 * LANES)
@@ -67,7 +67,7 @@ def _offer(v, c, block, scale, low, high, zero, sums, best_scale, best_zero, bes
 
 @register_jitable
 def _error(v, c, block, scale, zero, least, most, cost):
-    """Σ c (v − s q)² of nearest rounding on a grid."""
+    """Σ c (v − s q)² with v rounded to the nearest step of a grid."""
     for i in range(LANES):
         cost[i] = np.float32(0)
     for k in range(block):
@@ -95,8 +95,8 @@ def search(
     """The best symmetric grid and the best with a zero point of each block; a tile is `LANES` of them.
 
     x: [count, block], `per_row` blocks a row, whose inputs have the costs [per_row, block]. Codes go from −most − 1 to
-    most. first_kind, kinds: symmetric grids are kind 0, those with a zero point kind 1. Results [count] of each kind
-    asked for: the scale and the squared error of the symmetric grid, then scale, zero point and error.
+    most. first_kind, kinds: symmetric grids are kind 0, grids with a zero point kind 1. Results [count] of each kind in
+    this range: scale and squared error of the symmetric grid; scale, zero point and squared error of the other.
     """
     v = f32_at(scratch + worker * scratch_bytes)
     c = f32_at(address_of(v) + 4 * LANES * block)

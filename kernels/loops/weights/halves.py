@@ -1,4 +1,4 @@
-"""Numbers of float16 in float32."""
+"""Conversion of float16 to float32."""
 
 # mypy: ignore-errors
 
@@ -13,7 +13,7 @@ WIDENED = 1 << 15
 
 
 def widen(lo, hi, worker, x, y, count):
-    """The bits of float32 numbers for those of float16; a tile is `WIDENED` of them.
+    """float16 bits to float32 bits; a tile is `WIDENED` numbers.
 
     The exponent's bias is 112 less in float16; numbers below its least exponent are whole multiples of 2⁻²⁴.
     """

@@ -1,4 +1,4 @@
-"""Routines of language models: products with weights in blocks, attention over caches.
+"""Emission for language models: products with weights in blocks, rotary embeddings, attention over caches.
 
 Functions as in `elementwise`.
 """
@@ -18,14 +18,14 @@ from ..tensor import Tensor
 
 
 def emit_blocked_matmul(emitter: RoutineEmitter, operation: BlockedMatMul, inputs: Inputs, shape: Shape) -> Tensor:
-    """Rows of ONNX's order, rounded while running; the weights are packed once for all shapes."""
+    """Activation rows in ONNX's order, quantized while running; the weights are packed once for all shapes."""
     x = emitter.ordered(inputs[0], natural(len(inputs[0].shape)))
     routine = prepare_blocked_matmul(prod(shape[:-1]), operation.weights.packed, operation.bias)
     return emitter.result(routine, shape, natural(len(shape)), 4, x=x)
 
 
 def emit_rotary(emitter: RoutineEmitter, operation: Rotary, inputs: Inputs, shape: Shape) -> Tensor:
-    """Rows of tokens, as their angles lie."""
+    """Token rows in ONNX's order, as cos and sin lie."""
     x, cos, sin = (emitter.ordered(one, natural(3)) for one in inputs)
     size = shape[2] // operation.heads
     turned = operation.turned or size
@@ -36,7 +36,7 @@ def emit_rotary(emitter: RoutineEmitter, operation: Rotary, inputs: Inputs, shap
 
 
 def emit_append(emitter: RoutineEmitter, operation: AppendCache, inputs: Inputs, shape: Shape) -> Tensor:
-    """The cache and its growth lie outside the arena, where each run finds or puts them."""
+    """The cache and its new rows lie outside the arena: each run binds their addresses."""
     new = emitter.ordered(inputs[0], natural(3))
     batch, count = new.shape[:2]
     y, stride = emitter.growing.result(operation.inputs[1], operation.output, shape, count)
@@ -49,7 +49,7 @@ def emit_append(emitter: RoutineEmitter, operation: AppendCache, inputs: Inputs,
 
 
 def emit_attention(emitter: RoutineEmitter, operation: CachedAttention, inputs: Inputs, shape: Shape) -> Tensor:
-    """Over the caches where they lie."""
+    """Reads the caches in place, outside the arena."""
     q, keys, values, *mask = inputs
     q = emitter.ordered(q, natural(3))
     rows = emitter.growing.masks[operation.inputs[3]] if mask else None

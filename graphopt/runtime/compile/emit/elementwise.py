@@ -1,7 +1,7 @@
-"""Routines of operations that go element by element or row by row: quantization, tables, arithmetic, normalizations.
+"""Emission of elementwise and row-wise operations: quantization, tables, arithmetic, normalizations.
 
-Each function appends the routines of its operation to the emitter and returns where the result lies, of logical shape
-`shape`. Raises Declined or, from the kernels' own checks, ValueError where no kernel takes the shapes.
+Each function appends the routines of its operation to the emitter and returns the result's tensor, of logical shape
+`shape`. Raises Declined, or ValueError from the kernels' own checks, where no kernel takes the shapes.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ from .selections import repeated
 
 
 def emit_quantize(emitter: RoutineEmitter, operation: op.Quantize, inputs: Inputs, shape: Shape) -> Tensor:
-    """In the order of the input, or straight to channels last where the readers want that."""
+    """Codes in the order of the input, or in channels last where the readers want that."""
     last = channels_last(len(shape))
     if emitter.wanted.get(operation.output) == last and inputs[0].order == natural(len(shape)) != last:
         routine = prepare_quantize_planes(shape[0], shape[1], prod(shape[2:]), operation.y)
@@ -44,7 +44,7 @@ def emit_quantize(emitter: RoutineEmitter, operation: op.Quantize, inputs: Input
 
 
 def emit_dequantize(emitter: RoutineEmitter, operation: op.Dequantize, inputs: Inputs, shape: Shape) -> Tensor:
-    """In the order of the input, or straight from channels last to ONNX's where the readers do not want the former."""
+    """float32 in the order of the input, or in ONNX's where the input is channels last and the readers want another."""
     order, last = inputs[0].order, channels_last(len(shape))
     if order == last != emitter.wanted.get(operation.output) and not same_place(shape, order, natural(len(shape))):
         routine = prepare_dequantize_planes(shape[0], shape[1], prod(shape[2:]), operation.x)
@@ -53,12 +53,12 @@ def emit_dequantize(emitter: RoutineEmitter, operation: op.Dequantize, inputs: I
 
 
 def emit_table(emitter: RoutineEmitter, operation: op.Table, inputs: Inputs, shape: Shape) -> Tensor:
-    """Codes mapped where they lie."""
+    """Maps each code by the table; the order of axes stays."""
     return emitter.result(prepare_table(prod(shape), operation.table), shape, inputs[0].order, x=inputs[0])
 
 
 def emit_binary(emitter: RoutineEmitter, operation: op.Binary, inputs: Inputs, shape: Shape) -> Tensor:
-    """The smaller operand broadcasts to the other, then the table if there is one."""
+    """Broadcasts the smaller operand to the other; an optional table maps the result's codes."""
     (a, b), (qa, qb) = inputs, (operation.a, operation.b)
     if a.shape != shape:
         if operation.kind == "subtract" or b.shape != shape:
@@ -73,12 +73,12 @@ def emit_binary(emitter: RoutineEmitter, operation: op.Binary, inputs: Inputs, s
 
 
 def emit_float_table(emitter: RoutineEmitter, operation: op.FloatTable, inputs: Inputs, shape: Shape) -> Tensor:
-    """Codes to float32 where they lie."""
+    """Maps each code to float32; the order of axes stays."""
     return emitter.result(prepare_float_table(prod(shape), operation.table), shape, inputs[0].order, 4, x=inputs[0])
 
 
 def emit_float_binary(emitter: RoutineEmitter, operation: op.FloatBinary, inputs: Inputs, shape: Shape) -> Tensor:
-    """The second operand or the constant broadcasts to the first, or the first to the second."""
+    """Broadcasts the constant or second operand to the first operand, or the first to the second."""
     a, kind = inputs[0], operation.kind
     if operation.constant is not None:
         if a.shape != shape:
@@ -100,8 +100,8 @@ def emit_float_binary(emitter: RoutineEmitter, operation: op.FloatBinary, inputs
 
 
 def _in_one_run(emitter: RoutineEmitter, x: Tensor, shape: Shape, order: Order) -> Tensor:
-    """The tensor, repeated until it broadcasts along one run of axes, as kernels take it. The angles of a rotary
-    embedding broadcast along two, for each sample and each head."""
+    """The tensor, repeated until it broadcasts along one run of axes, as kernels need. The angles of a rotary
+    embedding broadcast along two runs, sample and head."""
     x = emitter.broadcastable(x, len(shape), order)
     while _runs(x.shape, shape, order) > 1:
         outer = next(axis for axis in order if x.shape[axis] == 1 != shape[axis])
@@ -110,19 +110,19 @@ def _in_one_run(emitter: RoutineEmitter, x: Tensor, shape: Shape, order: Order) 
 
 
 def _runs(shape: Shape, target: Shape, order: Order) -> int:
-    """The runs of neighbouring axes, in memory, along which a tensor is broadcast to a target."""
+    """The number of runs of axes, neighbors in memory, along which a tensor broadcasts to a target."""
     repeats = [shape[axis] == 1 for axis in order if target[axis] != 1]
     return sum(here and not before for here, before in zip(repeats, [False, *repeats]))
 
 
 def emit_float_clamp(emitter: RoutineEmitter, operation: op.FloatClamp, inputs: Inputs, shape: Shape) -> Tensor:
-    """Elements where they lie."""
+    """Elementwise; the order of axes stays."""
     routine = prepare_clamp(prod(shape), operation.slope, operation.shift, operation.low, operation.high)
     return emitter.result(routine, shape, inputs[0].order, 4, x=inputs[0])
 
 
 def emit_gelu(emitter: RoutineEmitter, operation: op.Gelu, inputs: Inputs, shape: Shape) -> Tensor:
-    """Elements where they lie."""
+    """Elementwise; the order of axes stays."""
     routine = prepare_gelu(prod(shape), operation.inner, operation.plain, operation.bent)
     return emitter.result(routine, shape, inputs[0].order, 4, x=inputs[0])
 
@@ -149,7 +149,7 @@ def emit_float_softmax(emitter: RoutineEmitter, operation: op.FloatSoftmax, inpu
 
 
 def _by_rows(emitter: RoutineEmitter, routine: Routine, inputs: Inputs, shape: Shape, itemsize: int) -> Tensor:
-    """From and to ONNX's order, in which a row is one piece."""
+    """The routine's result, input and output in ONNX's order, which keeps a row contiguous."""
     order = natural(len(shape))
     return emitter.result(routine, shape, order, itemsize, x=emitter.ordered(inputs[0], order))
 
@@ -157,9 +157,9 @@ def _by_rows(emitter: RoutineEmitter, routine: Routine, inputs: Inputs, shape: S
 def emit_channel_quantize(
     emitter: RoutineEmitter, operation: op.ChannelQuantize, inputs: Inputs, shape: Shape
 ) -> Tensor:
-    """Channels side by side: neighbours of codes are joined first, then each piece goes to its place in the result.
+    """Quantizes channels into one tensor: neighboring inputs of codes are joined first, then each piece is written.
 
-    Planes of float32 alone, as an image enters, are quantized and put side by side in one pass.
+    A single float32 input of NCHW planes, such as an image, is quantized and interleaved in one pass.
     """
     axis = operation.axis % len(shape)
     order = axis_inside(len(shape), axis)
@@ -187,7 +187,7 @@ def emit_channel_quantize(
 def _add_codes(
     emitter: RoutineEmitter, operation: op.ChannelQuantize, x: Tensor, y: Tensor, rows: int, place: slice
 ) -> None:
-    """Codes by their lines, or by their tables and then copied."""
+    """Requantizes codes by the lines of their channels, or by tables and a copy."""
     channels, size = operation.tables.shape[0], place.stop - place.start
     if operation.lines is not None:
         tables = operation.tables[[c for c, codes in enumerate(_of_codes(operation)) if codes]]
@@ -204,12 +204,12 @@ def _add_codes(
 
 
 def _of_codes(operation: op.ChannelQuantize) -> list[bool]:
-    """Of each channel, whether it comes from codes."""
+    """For each channel, whether its input holds codes."""
     return [not floats for floats, size in zip(operation.of_floats, operation.sizes) for _ in range(size)]
 
 
 def _joined(emitter: RoutineEmitter, parts: list[Tensor], axis: int, rows: int) -> Tensor:
-    """Codes side by side, from those that an earlier operation joined already; all in one order, the axis innermost."""
+    """Codes joined along `axis`, reusing the longest prefix that an earlier operation joined; `axis` is innermost."""
     known, done = parts[0], 1
     for count in range(len(parts), 1, -1):
         key = tuple(part.buffer for part in parts[:count])

@@ -1,4 +1,4 @@
-"""Routines of functions of one float32 element, means, InstanceNormalization. Functions as in `elementwise`."""
+"""Emission of float32 functions of one element, means, InstanceNormalization. Functions as in `elementwise`."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ from ..tensor import Tensor
 
 
 def emit_float_function(emitter: RoutineEmitter, operation: FloatFunction, inputs: Inputs, shape: Shape) -> Tensor:
-    """Elements where they lie."""
+    """Elementwise; the order of axes stays."""
     routine = prepare_float_function(operation.function, prod(shape), operation.a, operation.b)
     return emitter.result(routine, shape, inputs[0].order, 4, x=inputs[0])
 
 
 def emit_float_mean(emitter: RoutineEmitter, operation: FloatMean, inputs: Inputs, shape: Shape) -> Tensor:
-    """Where the axes of the mean are neighbours, in the order of the input; else with these axes innermost."""
+    """In the order of the input if the reduced axes are neighbors in memory; else with these axes innermost."""
     x, axes = inputs[0], mean_axes(operation, len(inputs[0].shape))
     long = [axis in axes for axis in x.order if x.shape[axis] != 1]
     if sum(a and not b for a, b in zip(long, [*long[1:], False])) > 1:
@@ -38,7 +38,7 @@ def emit_float_mean(emitter: RoutineEmitter, operation: FloatMean, inputs: Input
 
 
 def emit_instance_norm(emitter: RoutineEmitter, operation: InstanceNorm, inputs: Inputs, shape: Shape) -> Tensor:
-    """Planes of ONNX's order."""
+    """On planes in ONNX's order."""
     order = natural(len(shape))
     routine = prepare_instance_norm(shape[0], prod(shape[2:]), operation.scale, operation.bias, operation.epsilon)
     return emitter.result(routine, shape, order, 4, x=emitter.ordered(inputs[0], order))

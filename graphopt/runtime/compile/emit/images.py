@@ -1,4 +1,4 @@
-"""Routines of operations on images, channels last: resizing, pools, LRN. Functions as in `elementwise`."""
+"""Emission of image operations, channels last: resizing, pools, LRN. Functions as in `elementwise`."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ from ..tensor import Tensor
 
 
 def emit_resize(emitter: RoutineEmitter, operation: op.Resize, inputs: Inputs, shape: Shape) -> Tensor:
-    """The nearest of all elements, mapped by the table before that."""
+    """Maps the codes by the optional table, then takes the nearest element."""
     x, image = emitter.image(inputs[0])
     if operation.table is not None:
         x = emitter.result(prepare_table(x.size, operation.table), x.shape, x.order, x=x)
@@ -45,14 +45,14 @@ def emit_resize(emitter: RoutineEmitter, operation: op.Resize, inputs: Inputs, s
 def _resized(
     operation: op.Resize | float_op.FloatResize, image: Image, shape: Shape
 ) -> Iterator[tuple[int, int, float]]:
-    """Size, size of the result, and scale of rows and columns; a sequence is a row."""
+    """Input size, output size and scale, of rows, then of columns; a sequence counts as one row."""
     target = shape[2:] if len(shape) == 4 else (1, shape[2])
     scales = operation.scales or tuple(out / size for size, out in zip((image.height, image.width), target))
     yield from zip((image.height, image.width), target, (1.0, *scales)[-2:])
 
 
 def emit_max_pool(emitter: RoutineEmitter, operation: op.MaxPool, inputs: Inputs, shape: Shape) -> Tensor:
-    """A maximum of codes, through the table if there is one."""
+    """Maximum of codes, then the optional table."""
     x, image = emitter.image(inputs[0])
     routine = prepare_max_pool(image, operation_window(operation, x.shape[2:]), signed=operation.signed)
     y = emitter.result(routine, shape, channels_last(len(shape)), x=x)
@@ -62,7 +62,7 @@ def emit_max_pool(emitter: RoutineEmitter, operation: op.MaxPool, inputs: Inputs
 
 
 def emit_average_pool(emitter: RoutineEmitter, operation: op.AveragePool, inputs: Inputs, shape: Shape) -> Tensor:
-    """A mean of codes, requantized."""
+    """Mean of codes, requantized."""
     x, image = emitter.image(inputs[0])
     window, include = operation_window(operation, x.shape[2:]), operation.count_include_pad
     routine = prepare_average_pool(image, window, operation.x, operation.y, count_include_pad=include)
@@ -70,7 +70,7 @@ def emit_average_pool(emitter: RoutineEmitter, operation: op.AveragePool, inputs
 
 
 def emit_float_pool(emitter: RoutineEmitter, operation: op.FloatPool, inputs: Inputs, shape: Shape) -> Tensor:
-    """A maximum or mean of float32."""
+    """Maximum or mean of float32."""
     x, image = emitter.image(inputs[0])
     window, include = operation_window(operation, x.shape[2:]), operation.count_include_pad
     routine = prepare_float_pool(image, window, mean=operation.mean, count_include_pad=include)
@@ -80,7 +80,7 @@ def emit_float_pool(emitter: RoutineEmitter, operation: op.FloatPool, inputs: In
 def emit_float_resize(
     emitter: RoutineEmitter, operation: float_op.FloatResize, inputs: Inputs, shape: Shape
 ) -> Tensor:  # fmt: skip
-    """Float32 interpolated between two rows and two columns."""
+    """float32 interpolated between two rows and two columns."""
     x, image = emitter.image(inputs[0])
     how = cast(Coordinates, operation.coordinates)
     rows, columns = (linear_taps(size, out, scale, how) for size, out, scale in _resized(operation, image, shape))
@@ -88,7 +88,7 @@ def emit_float_resize(
 
 
 def emit_lrn(emitter: RoutineEmitter, operation: op.Lrn, inputs: Inputs, shape: Shape) -> Tensor:
-    """Each pixel's channels at once; a pool before and one behind if there are."""
+    """Normalizes all channels of a pixel at once, with an optional MaxPool before and behind."""
     order, x, before = channels_last(len(inputs[0].shape)), inputs[0], operation.pool_before
     if before is not None:
         x = emit_max_pool(emitter, before, (x,), max_pool_shape(before, (x.shape,)))

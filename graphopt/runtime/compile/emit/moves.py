@@ -1,4 +1,4 @@
-"""Routines of operations that put elements elsewhere: Transpose, Reshape, Concat, codes by tables and then moved.
+"""Emission of operations that move elements: Transpose, Reshape, Concat, blocks, tables followed by moves.
 
 Functions as in `elementwise`.
 """
@@ -22,13 +22,13 @@ from ..tensor import Tensor
 
 
 def emit_transpose(emitter: RoutineEmitter, operation: op.Transpose, inputs: Inputs, shape: Shape) -> Tensor:
-    """The same elements under another order: free."""
+    """Changes only the order of axes, at no cost."""
     (x,) = inputs
     return replace(x, shape=shape, order=transposed(x.order, permutation_of(operation, len(shape))))
 
 
 def emit_reshape(emitter: RoutineEmitter, operation: op.Reshape, inputs: Inputs, shape: Shape) -> Tensor:
-    """Free where the order allows; else columns left to the product behind, or two neighbours or all moved."""
+    """Free where the order allows; else leaves columns to the product behind, swaps two axes, or moves all elements."""
     (x,) = inputs
     order = reshaped(x.shape, x.order, shape)
     if order is not None:
@@ -46,7 +46,7 @@ def emit_reshape(emitter: RoutineEmitter, operation: op.Reshape, inputs: Inputs,
 
 
 def _neighbours_swapped(order: Order) -> list[Order]:
-    """Orders that differ by two neighbours behind the first axis, the innermost first: cheap to reach."""
+    """Orders with two neighboring axes swapped, the first axis kept, innermost swaps first: cheap to reach."""
     orders = []
     for place in range(len(order) - 2, 0, -1):
         swapped = list(order)
@@ -56,7 +56,7 @@ def _neighbours_swapped(order: Order) -> list[Order]:
 
 
 def emit_concat(emitter: RoutineEmitter, operation: op.Concat, inputs: Inputs, shape: Shape) -> Tensor:
-    """Runs of each input copied, through its table if it has one, into rows of the result."""
+    """Copies runs of each input, mapped by its optional table, into rows of the result."""
     axis = operation.axis % len(shape)
     order = inputs[0].order
     y = emitter.new(shape, order, inputs[0].itemsize)
@@ -79,7 +79,7 @@ def emit_concat(emitter: RoutineEmitter, operation: op.Concat, inputs: Inputs, s
 
 
 def emit_blocks(emitter: RoutineEmitter, operation: Blocks, inputs: Inputs, shape: Shape) -> Tensor:
-    """Axes split and transposed for nothing, moved once into the order that the readers want, and merged."""
+    """Splits and transposes axes at no cost, moves the elements once to the readers' order, and merges the axes."""
     (x,) = inputs
     parts, first = operation.split(x.shape), 0
     places: list[range] = []
@@ -99,7 +99,7 @@ def emit_blocks(emitter: RoutineEmitter, operation: Blocks, inputs: Inputs, shap
 
 
 def emit_channel_table(emitter: RoutineEmitter, operation: op.ChannelTable, inputs: Inputs, shape: Shape) -> Tensor:
-    """The tables, or the lines of channels side by side, where the codes lie; then the moves."""
+    """Applies the tables, or the lines where channels are innermost, then the moves."""
     (x,) = inputs
     if operation.tables is not None:
         place, sizes = x.order.index(operation.axis % len(x.shape)), physical_shape(x.shape, x.order)

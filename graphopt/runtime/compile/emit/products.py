@@ -1,4 +1,4 @@
-"""Routines of products: convolutions and products with packed weights, products of two activations.
+"""Emission of products: convolutions and matrix products with packed weights, products of two activations.
 
 Functions as in `elementwise`.
 """
@@ -38,14 +38,14 @@ from ..tensor import Tensor
 
 
 def emit_conv(emitter: RoutineEmitter, operation: op.Conv, inputs: Inputs, shape: Shape) -> Tensor:
-    """Depthwise, Winograd or direct, channels last."""
+    """Depthwise, Winograd or direct convolution, channels last."""
     x, image = emitter.image(inputs[0])
     routine = _conv(operation, x, image, emitter.memory)
     return _finished(emitter, operation, routine, x, inputs, shape, channels_last(len(shape)))
 
 
 def emit_matmul(emitter: RoutineEmitter, operation: op.MatMul, inputs: Inputs, shape: Shape) -> Tensor:
-    """Rows of ONNX's order; behind a Flatten that moved nothing, the weights' rows take the order of the columns."""
+    """Rows in ONNX's order; behind a Flatten that moved no element, the weights' rows are permuted instead."""
     x, weights = inputs[0], operation.weights
     before = emitter.unflattened.get(operation.inputs[0])
     if before is not None:
@@ -64,7 +64,7 @@ def emit_matmul(emitter: RoutineEmitter, operation: op.MatMul, inputs: Inputs, s
 def emit_conv_transpose(
     emitter: RoutineEmitter, operation: op.ConvTranspose, inputs: Inputs, shape: Shape
 ) -> Tensor:  # fmt: skip
-    """A convolution that makes the pixels of all phases side by side, these spread out, and what is outside cut off."""
+    """A convolution computes the output pixels of all phases as channels; these are interleaved and cropped."""
     x, image = emitter.image(inputs[0])
     weights, strides = operation.weights, operation.strides
     rows, columns = (
@@ -131,7 +131,7 @@ def _conv(operation: op.Conv, x: Tensor, image: Image, memory: Memory) -> Routin
 def _winograd(
     operation: op.Conv, weights: npt.NDArray[Any], image: Image, pads: tuple[int, int, int, int], memory: Memory
 ) -> Routine | None:
-    """The variant of F(4×4) and F(2×2) that is expected to be faster and is exact; None where direct is better."""
+    """The exact variant, F(4×4) or F(2×2), that is predicted to be fastest; None where direct convolution is."""
     variants = [F4, F2]
     while variants:
         variant = choose(image.shape, len(weights), pads=pads, exact=variants)
@@ -148,7 +148,7 @@ def _winograd(
 
 
 def _as_image_weights(weights: npt.NDArray[Any]) -> npt.NDArray[Any]:
-    """[O, C / groups, height, width], of height 1 for a sequence."""
+    """The weights as [O, C / groups, height, width], of height 1 for a sequence."""
     return weights if weights.ndim == 4 else weights[:, :, None, :]
 
 
@@ -173,7 +173,7 @@ def _output(operation: op.LinearOperation) -> Epilogue:
 
 
 def emit_dynamic_matmul(emitter: RoutineEmitter, operation: op.DynamicMatMul, inputs: Inputs, shape: Shape) -> Tensor:
-    """Rows of ONNX's order, quantized while running."""
+    """Activation rows in ONNX's order, quantized while running."""
     x = emitter.ordered(inputs[0], natural(len(inputs[0].shape)))
     routine = prepare_dynamic_matmul(
         prod(shape[:-1]), operation.weights, operation.scale, bias=operation.bias,
@@ -224,7 +224,7 @@ def emit_float_matmul(emitter: RoutineEmitter, operation: op.FloatMatMul, inputs
 
 
 def _new_in_rows(emitter: RoutineEmitter, operation: Operation, shape: Shape, itemsize: int) -> Tensor:
-    """A tensor for the result, in the order its readers like best if that leaves rows in one piece."""
+    """A tensor for the result, in its readers' preferred order if that keeps rows contiguous, else in ONNX's."""
     order = emitter.wanted.get(operation.output, natural(len(shape)))
     return emitter.new(shape, order if order[-1] == len(shape) - 1 else natural(len(shape)), itemsize)
 
@@ -235,7 +235,7 @@ def _batch(shape: Shape) -> tuple[int, int]:
 
 
 def _in_rows(emitter: RoutineEmitter, x: Tensor, *, columns_too: bool) -> Tensor:
-    """The tensor with the elements of a row side by side, or those of a column where that will do."""
+    """The tensor with contiguous rows (or columns, with `columns_too`); moved to ONNX's order if it has neither."""
     last = [axis for axis in x.order if x.shape[axis] != 1][-1:]
     rank = len(x.shape)
     if not last or last[0] == rank - 1 or (columns_too and last[0] == rank - 2):
@@ -244,7 +244,7 @@ def _in_rows(emitter: RoutineEmitter, x: Tensor, *, columns_too: bool) -> Tensor
 
 
 def _strides(x: Tensor) -> Strides:
-    """Elements between neighbours along each of four axes, missing ones in front; 0 where one index serves all."""
+    """Strides in elements of four axes, missing axes in front; 0 along axes of size 1."""
     steps, step = {}, 1
     for axis in reversed(x.order):
         steps[axis] = step

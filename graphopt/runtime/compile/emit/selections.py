@@ -1,4 +1,4 @@
-"""Routines of Slice, Expand and Pad: rows of bytes copied at strides. Functions as in `elementwise`."""
+"""Emission of Slice, Expand and Pad as strided copies of rows of bytes. Functions as in `elementwise`."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ from ..shapes import cuts_of
 from ..tensor import Tensor
 
 _MOST_COPIES = 64
-"""Steps that one operation may become; derived: more would cost more than what they copy in small tensors."""
+"""The most copy steps of one operation; derived: in small tensors the calls of more would cost more than the copies."""
 
 
 def emit_slice(emitter: RoutineEmitter, operation: Slice, inputs: Inputs, shape: Shape) -> Tensor:
-    """One axis after the other, then the table."""
+    """Slices one axis after the other, then maps the codes by the optional table."""
     x = inputs[0]
     shapes = tuple(emitter.shapes[value] for value in operation.inputs)
     for axis, begin, end, step in cuts_of(operation, shapes):
@@ -65,7 +65,7 @@ def _cut(emitter: RoutineEmitter, x: Tensor, axis: int, begin: int, count: int, 
 
 
 def emit_expand(emitter: RoutineEmitter, operation: Expand, inputs: Inputs, shape: Shape) -> Tensor:
-    """Rows repeated, one axis after the other from the last."""
+    """Repeats rows along one axis after the other, innermost axis first."""
     missing = len(shape) - len(inputs[0].shape)
     order = (*range(missing), *(axis + missing for axis in inputs[0].order))
     x = replace(inputs[0], shape=(1,) * missing + inputs[0].shape, order=order)
@@ -76,7 +76,7 @@ def emit_expand(emitter: RoutineEmitter, operation: Expand, inputs: Inputs, shap
 
 
 def repeated(emitter: RoutineEmitter, x: Tensor, axis: int, times: int) -> Tensor:
-    """The tensor with its axis of size 1 `times` long."""
+    """The tensor repeated `times` along an axis of size 1."""
     place = x.order.index(axis)
     inner = prod(x.shape[a] for a in x.order[place + 1 :]) * x.itemsize  # bytes
     rows = prod(x.shape[a] for a in x.order[:place])
@@ -97,7 +97,7 @@ def repeated(emitter: RoutineEmitter, x: Tensor, axis: int, times: int) -> Tenso
 
 
 def emit_pad(emitter: RoutineEmitter, operation: Pad, inputs: Inputs, shape: Shape) -> Tensor:
-    """The table, then one axis after the other from the innermost."""
+    """Maps the codes by the optional table, then pads one axis after the other, innermost first."""
     x = inputs[0]
     if operation.table is not None:
         x = emitter.result(prepare_table(x.size, operation.table), x.shape, x.order, x=x)

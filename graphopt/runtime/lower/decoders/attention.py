@@ -15,11 +15,11 @@ from .operations import AppendCache, CachedAttention, Rotary
 _DEFAULTS: Mapping[str, float] = {
     "is_causal": 0, "softcap": 0.0, "qk_matmul_output_mode": 0, "softmax_precision": 1,
 }  # fmt: skip
-"""Attributes that kernels know only so."""
+"""The only values of these attributes that kernels support."""
 
 
 def rotary(node: Node, known: Mapping[Value, Operation]) -> Rotary | None:
-    """RotaryEmbedding of tokens' rows; None where kernels do not make x. Declined for other forms."""
+    """RotaryEmbedding of x [batch, tokens, …]; None where kernels do not compute x. Declined for other forms."""
     x, cos, sin = node.inputs[:3]
     if x is None or cos is None or sin is None or x not in known or not known[x].writes_float:
         return None
@@ -35,7 +35,8 @@ def rotary(node: Node, known: Mapping[Value, Operation]) -> Rotary | None:
 
 
 def attention(node: Node, known: Mapping[Value, Operation]) -> tuple[Operation, ...] | None:
-    """Attention over a cache that the model takes and gives; None where kernels do not make q. Declined otherwise."""
+    """Attention over a cache that is an input and an output of the model; None where kernels do not compute q, k and v.
+    Declined for other forms."""
     graph = node.graph
     q, k, v = node.inputs[:3]
     if (

@@ -13,7 +13,7 @@ from .stored import StoredBlocks
 
 @dataclass(frozen=True, slots=True, eq=False, kw_only=True)
 class BlockedMatMul(Operation):
-    """x [..., K] · weights [K, N] + bias, weights of `bits` in blocks of `block` along K, x rounded to 8 bits there."""
+    """x [..., K] · weights [K, N] + bias; weights of `bits` in blocks of `block` along K, x rounded there to 8 bits."""
 
     traits: ClassVar[Traits] = Traits(reads=Element.FLOAT, writes=Element.FLOAT, is_product=True)
 
@@ -31,12 +31,12 @@ class Rotary(FloatOperation):
     heads: int
     interleaved: bool
     turned: int
-    """Numbers of a head that are turned; 0 for all."""
+    """Elements of a head that are rotated; 0 for all."""
 
 
 @dataclass(frozen=True, slots=True, eq=False, kw_only=True)
 class AppendCache(FloatOperation):
-    """Keys or values of new tokens, [batch, tokens, heads · size], behind a cache [batch, heads, past, size].
+    """Appends keys or values of new tokens, [batch, tokens, heads · size], to a cache [batch, heads, past, size].
 
     The cache is an input of the region and the result an output, both of any length in one executable. `coded`: both
     are uint8 [batch, heads, rows, size + 4], rows of codes and their scale.

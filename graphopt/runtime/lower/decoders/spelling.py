@@ -1,7 +1,7 @@
-"""onnxruntime's own operators of decoders in ONNX's: GroupQueryAttention and SkipSimplifiedLayerNormalization.
+"""onnxruntime's decoder operators, GroupQueryAttention and SkipSimplifiedLayerNormalization, rewritten in ONNX's.
 
-Files of onnxruntime-genai hold them. GroupQueryAttention becomes RotaryEmbedding of its queries and keys, and Attention
-by a mask; what all layers share, the mask and the angles of the tokens' positions, is computed once.
+Files of onnxruntime-genai contain them. GroupQueryAttention becomes RotaryEmbedding of queries and keys, and Attention
+with a mask; the mask and the angles of the tokens' positions, which all layers share, are computed once.
 """
 
 from __future__ import annotations
@@ -20,30 +20,30 @@ from ..operands import declared_shape, is_float32
 GROUPED = "com.microsoft::GroupQueryAttention"
 _ADDED_NORM = "com.microsoft::SkipSimplifiedLayerNormalization"
 _FIRST, _WITH_ATTENTION = 18, 23
-"""Operator sets that a file may be written in, and that has Attention and RotaryEmbedding. Revisions between them only
+"""The least operator set of a file, and the first one with Attention and RotaryEmbedding. Revisions between them only
 add element types, but for `_REVISED`."""
 _REVISED = frozenset(("AveragePool", "DFT", "GroupNormalization", "MaxPool", "Resize"))
 _USUAL = {"softcap": 0.0, "smooth_softmax": 0, "qk_output": 0, "sliding_window_cache": 0, "k_quant_type": "NONE"}
-"""Attributes of GroupQueryAttention that are known only so."""
+"""The only values of these attributes of GroupQueryAttention that the rewrite supports."""
 _INPUTS = 9
-"""Its operands; positions, biases and sinks that follow are not known."""
+"""Operands of GroupQueryAttention that the rewrite supports; positions, biases and sinks follow."""
 _IR_VERSION = 11
 """The first IR version of `_WITH_ATTENTION`."""
 
 
 @dataclass(frozen=True, slots=True)
 class Spelled:
-    """A model in other operators, and those of its nodes that are faster only on kernels."""
+    """A rewritten model, and its nodes that are faster only on kernels."""
 
     model: Model
     only: frozenset[Node]
 
 
 def spelled_for_kernels(model: Model) -> Spelled | None:
-    """A copy of a model without GroupQueryAttention; None where it has none, or one that kernels do not know.
+    """A copy of a model without GroupQueryAttention; None where the model has none, or a form that kernels lack.
 
-    Its results are those of the model where the sequences of a batch are all as long as the mask (no padding). Where
-    they are not, the mask that Attention reads is a column short, so that kernels refuse it.
+    The copy computes the model's results if all sequences of a batch are as long as the mask (no padding). Otherwise
+    the mask that Attention reads is a column short, so that kernels refuse it.
     """
     if not any(node.op == GROUPED for node in model.graph) or not _FIRST <= model.opset <= _WITH_ATTENTION:
         return None
@@ -60,15 +60,15 @@ def spelled_for_kernels(model: Model) -> Spelled | None:
 
 
 class _Speller:
-    """Edits a graph, node after node. Declined where one of them is not known."""
+    """Rewrites a graph node by node. Declined where a node has an unsupported form."""
 
     def __init__(self, graph: Graph) -> None:
         self.graph, self.anchor = graph, next(iter(graph))
         self.shared: dict[tuple[Any, ...], Value] = {}
-        self.past: Value | None = None  # the first cache: those of all layers are as long
+        self.past: Value | None = None  # the first cache: all layers' caches are equally long
 
     def run(self) -> list[Node]:
-        """The nodes that take the place of GroupQueryAttention."""
+        """Rewrite the graph; returns the nodes that replace GroupQueryAttention."""
         made: list[Node] = []
         for node in list(self.graph):
             self.anchor = node
@@ -153,18 +153,18 @@ class _Speller:
         return [*made, new]
 
     def _once(self, make: Callable[..., Value], *given: Any) -> Value:
-        """What `make` emits for these arguments, emitted once."""
+        """The value that `make` emits for these arguments, emitted once and shared."""
         key = (make.__name__, *given)
         if key not in self.shared:
             self.shared[key] = make(*given)
         return self.shared[key]
 
     def _now(self, total: Value) -> Value:
-        """How many tokens there are, the new ones included, int64[]."""
+        """The number of tokens, new ones included, int64[]."""
         return self._emit("Reshape", self._emit("Cast", total, to=int(DType.INT64)), _numbers([]))
 
     def _size(self, past: Value, axis: int) -> Value:
-        """A size of a cache, int64[]: of the tokens before, or of the batch."""
+        """The size of a cache along `axis`, int64[]: past tokens or batch."""
         return self._emit("Gather", self._emit("Shape", past), _numbers(axis), axis=0)
 
     def _angles(self, table: Value, past: Value, total: Value) -> Value:
@@ -178,9 +178,9 @@ class _Speller:
         return self._emit("Expand", rows, sizes, type=kind)
 
     def _mask(self, past: Value, lengths: Value, total: Value, window: int) -> Value:
-        """0 where a new token sees a key, of itself and the `window` − 1 before it (all for −1), f32[tokens, keys].
+        """f32[tokens, keys]: 0 where a new token sees a key, its own or one of the `window` − 1 before (all for −1).
 
-        The lowest number elsewhere. keys: one less than there are where `lengths`, int32[batch], are not all total − 1.
+        The lowest float elsewhere. keys: total, or one less where `lengths`, int32[batch], are not all total − 1.
         """
         first, now = self._once(self._size, past, 2), self._once(self._now, total)
         one, zero = _numbers(1), _numbers(0)
@@ -201,7 +201,7 @@ def _numbers(values: int | list[int]) -> Value:
 
 
 def _tensor(value: Value) -> TensorType:
-    """The type of float32 rows. Declined for others."""
+    """The value's float32 tensor type. Declined for other types."""
     if not isinstance(value.type, TensorType) or not is_float32(value):
         raise Declined("rows of other than float32")
     return value.type

@@ -1,4 +1,4 @@
-"""Weights in blocks as models store them, unpacked for kernels when first needed and then shared by all executables."""
+"""Blocked weights as models store them; packed for kernels when first needed, then shared by all executables."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from ....kernels.products.blocked_matmul import BlockedWeights, pack_blocked
 
 @dataclass(eq=False)
 class StoredBlocks:
-    """Codes, scales and zero points (None for 2^(bits − 1)) as constants of the model.
+    """Codes, scales and zero points (None means 2^(bits − 1)) as constants of the model.
 
     `by_column`: as MatMulNBits stores them, codes [N, blocks, block · bits / 8] packed and zero points packed along
     blocks; else as DequantizeLinear does, codes [K, N], or [N, K] if `transposed`, and the others [blocks, N], or one a
@@ -32,12 +32,12 @@ class StoredBlocks:
 
     @property
     def kernel_bits(self) -> int:
-        """The width that kernels read: codes of 2 bits are unpacked to 4."""
+        """The code width that kernels read: 2-bit codes are unpacked to 4."""
         return max(self.bits, 4)
 
     @cached_property
     def packed(self) -> BlockedWeights:
-        """As kernels read them. ValueError for sizes that they do not take."""
+        """The weights packed for kernels. ValueError for sizes that kernels do not take."""
         blocks = -(-self.depth // self.block)
         if self.by_column:
             codes = _unpacked(self.codes.array(), self.bits).reshape(self.channels, blocks, self.block)
@@ -62,12 +62,12 @@ class StoredBlocks:
         )  # fmt: skip
 
     def _by_block(self, stored: Array) -> Array:
-        """[blocks, N] as [N, blocks]; one a column or for all as [N, 1] or [1, 1]."""
+        """Scales or zero points [blocks, N] as [N, blocks]; one a column or for all as [N, 1] or [1, 1]."""
         return stored.T if stored.ndim == 2 else stored.reshape(-1, 1)
 
 
 def _unpacked(packed: Array, bits: int) -> Array:
-    """Codes of 2 or 4 bits, the first of each byte in its lowest bits; bytes as they are."""
+    """Unpacked codes of 2 or 4 bits, the first in the lowest bits of each byte; 8-bit codes unchanged."""
     flat = packed.reshape(-1).view(np.uint8)
     if bits == 8:
         return flat

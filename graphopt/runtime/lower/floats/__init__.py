@@ -1,1 +1,1 @@
-"""Lowering of float32 operators that stand between operations on kernels: functions of one element, norms, pieces."""
+"""Lowering of float32 operators between operations on kernels: functions of one element, norms, selections."""

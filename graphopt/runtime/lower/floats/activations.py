@@ -1,4 +1,4 @@
-"""Lowering of functions of one float32 element: activations by name and spelled, and the guard of masked attention."""
+"""Lowering of functions of one float32 element: activations, also as subgraphs; the NaN guard of masked attention."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ OPERATORS = frozenset((*_FUNCTIONS, "PRelu"))
 
 
 def function_of(node: Node, known: Mapping[Value, Operation]) -> FloatFunction | FloatBinary | None:
-    """The operation of one of OPERATORS; None where kernels do not compute its operand."""
+    """The operation of a node among OPERATORS; None where kernels do not compute its operand."""
     x = node.inputs[0]
     if node.op == "PRelu":
         slope = constant_array(node.input(1))
@@ -61,7 +61,7 @@ def _operation(node: Node, nodes: tuple[Node, ...], x: Value, made: _Made) -> Fl
 
 
 def gated(node: Node, known: Mapping[Value, Operation]) -> FloatFunction | None:
-    """x · sigmoid(a x), or x · HardSigmoid(x), that ends in Mul `node`; None for other products."""
+    """x · sigmoid(a x) or x · HardSigmoid(x) whose last node is Mul `node`; None for other products."""
     for slot in (0, 1):
         x, curve = node.inputs[slot], node.inputs[1 - slot]
         behind = None if curve is None else curve.producer
@@ -84,7 +84,7 @@ def gated(node: Node, known: Mapping[Value, Operation]) -> FloatFunction | None:
 
 
 def guarded(node: Node, known: Mapping[Value, Operation]) -> FloatFunction | FloatSoftmax | None:
-    """Where(IsNaN(x), number, x): part of the Softmax before, if nothing else reads that; None for any other Where."""
+    """Where(IsNaN(x), number, x), fused into a Softmax before it without other readers; None for any other Where."""
     condition, number, x = node.inputs
     test = None if condition is None else condition.producer
     given = constant_array(number)

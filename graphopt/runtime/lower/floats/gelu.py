@@ -1,4 +1,4 @@
-"""Lowering of Gelu in every spelling: by erf, by tanh, and as operators."""
+"""Lowering of Gelu in every form: as subgraphs with Erf or Tanh, and as operators."""
 
 from __future__ import annotations
 
@@ -18,15 +18,15 @@ _DEPTH = 6
 _Terms = tuple[float, float, float, float]  # factors of 1, x, curve, x · curve; the curve is erf or tanh
 
 _NEAR = 1e-6
-"""How far a factor may be from ½: a few units in the last place of float32."""
+"""The tolerated error of a factor that should be ½: a few units in the last place of float32."""
 
 _TANH = 0.7978845608028654, 0.044715  # √(2/π), and the factor of x³ in the tanh of ONNX's Gelu
 
 
 def gelu(node: Node, known: Mapping[Value, Operation]) -> Gelu | None:
-    """The Gelu of float32 that ends in `node`; None for other nodes, and where kernels do not compute its input.
+    """The float32 Gelu whose last node is `node`; None for other nodes, and where kernels do not compute its input.
 
-    In any spelling: 0.5 · x · (1 + erf(x / √2)), x · (0.5 + 0.5 · erf(…)), (x · 0.5) · … all multiply out to
+    All forms, 0.5 · x · (1 + erf(x / √2)), x · (0.5 + 0.5 · erf(…)), (x · 0.5) · …, expand to
     plain · x + bent · x · erf(inner · x).
     """
     if node.op in ("Gelu", "com.microsoft::Gelu"):
@@ -61,7 +61,7 @@ def _gelu(
 
 
 def _curve_behind(value: Value | None, op: str, depth: int) -> Node | None:
-    """The nearest node of this operator that the value is computed from by arithmetic."""
+    """The nearest producer with this operator that only arithmetic separates from the value."""
     node = None if value is None else value.producer
     if node is None or depth > _DEPTH:
         return None
@@ -73,7 +73,7 @@ def _curve_behind(value: Value | None, op: str, depth: int) -> Node | None:
 
 
 def scalar(value: Value | None) -> float | None:
-    """The constant, if it is one number of at most one axis."""
+    """The number of a constant with one element and at most one axis, else None."""
     array = constant_array(value)
     return float(array.reshape(())) if array is not None and array.size == 1 and array.ndim <= 1 else None
 
@@ -88,7 +88,7 @@ def _scaled(node: Node) -> tuple[Value | None, float] | None:
 
 
 def _terms(value: Value | None, x: Value, curve: Value, nodes: list[Node], depth: int) -> _Terms | None:
-    """The factors of the value as a sum of 1, x, curve and x · curve; None where it is no sum of these."""
+    """The coefficients of the value as a sum of 1, x, curve and x · curve; None where it is no such sum."""
     if value is x:
         return 0.0, 1.0, 0.0, 0.0
     if value is curve:
@@ -115,7 +115,7 @@ def _terms(value: Value | None, x: Value, curve: Value, nodes: list[Node], depth
 
 
 def gelu_by_tanh(node: Node, known: Mapping[Value, Operation]) -> FloatFunction | None:
-    """x / 2 · (1 + tanh(c x + d x³)) that ends in `node`, in any spelling; None for other nodes.
+    """x / 2 · (1 + tanh(c x + d x³)), in any form, whose last node is `node`; None for other nodes.
 
     ½ (1 + tanh u) is the sigmoid of 2 u.
     """
@@ -132,7 +132,7 @@ def gelu_by_tanh(node: Node, known: Mapping[Value, Operation]) -> FloatFunction 
 
 
 def spelled_by_tanh(node: Node) -> tuple[Value, tuple[float, float], tuple[Node, ...]] | None:
-    """The x, c and d of x / 2 · (1 + tanh(c x + d x³)) where `node` ends it, and all its nodes."""
+    """x, (c, d) and all nodes of x / 2 · (1 + tanh(c x + d x³)) whose last node is `node`; None for other nodes."""
     curve = _curve_behind(node.output, "Tanh", 0)
     if curve is None:
         return None
@@ -158,12 +158,12 @@ def _by_sigmoid(
 
 
 def is_made(x: Value | None, known: Mapping[Value, Operation]) -> TypeGuard[Value]:
-    """Whether kernels compute the value, as float32."""
+    """Whether kernels compute the value as float32."""
     return x is not None and x in known and known[x].writes_float
 
 
 def _factors(value: Value | None, depth: int) -> list[Value]:
-    """The values that `value` is made of by products and sums, those nearest to the inputs first."""
+    """The operands from which products and sums compute `value`, those nearest to the inputs first."""
     node = None if value is None else value.producer
     if value is None or depth > _DEPTH:
         return []
@@ -176,7 +176,7 @@ def _factors(value: Value | None, depth: int) -> list[Value]:
 
 
 def _polynomial(value: Value | None, x: Value, nodes: list[Node], depth: int) -> tuple[float, ...] | None:
-    """The coefficients of 1, x, x² and x³ where the value is such a polynomial; None for any other."""
+    """The coefficients of 1, x, x² and x³ where the value is a polynomial of x of degree 3 or less, else None."""
     if value is x:
         return 0.0, 1.0, 0.0, 0.0
     number = scalar(value)

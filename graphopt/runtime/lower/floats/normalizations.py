@@ -1,4 +1,4 @@
-"""Lowering of RMSNormalization as decoders spell it, of InstanceNormalization, and of means."""
+"""Lowering of RMSNormalization as a subgraph of decoders, of InstanceNormalization, and of means."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _HALF = 0.5  # the power of a square root
 
 
 def rms_norm(node: Node, known: Mapping[Value, Operation]) -> LayerNorm | None:
-    """x / sqrt(mean of x² + epsilon) that ends in Mul or Div `node`, or that times a constant; None for any other."""
+    """x / sqrt(mean of x² + epsilon), optionally times a constant, whose last node is Mul or Div `node`; else None."""
     scaled = _scaled(node, known)
     if scaled is not None:
         return scaled
@@ -39,7 +39,7 @@ def rms_norm(node: Node, known: Mapping[Value, Operation]) -> LayerNorm | None:
 
 
 def _scaled(node: Node, known: Mapping[Value, Operation]) -> LayerNorm | None:
-    """A norm that nothing else reads, times one factor a channel."""
+    """An RMS norm without other readers, times one constant factor a channel; else None."""
     for x, factor in (node.inputs, tuple(reversed(node.inputs))) if node.op == "Mul" else ():
         norm, scale = None if x is None else known.get(x), constant_array(factor)
         if x is None or scale is None or not isinstance(norm, LayerNorm) or norm.centred or norm.y is not None:
@@ -57,7 +57,7 @@ def _scaled(node: Node, known: Mapping[Value, Operation]) -> LayerNorm | None:
 
 
 def _inverted(value: Value | None, covered: list[Node]) -> Value | None:
-    """The divisor where `value` is one over it, by Reciprocal, Div or a power of −½, which is over a root."""
+    """The divisor d where `value` = 1 / d, by Reciprocal or Div; `value` itself where it is a power of −½."""
     node = None if value is None else value.producer
     if node is None or node.op not in ("Reciprocal", "Div", "Pow"):
         return None
@@ -70,7 +70,7 @@ def _inverted(value: Value | None, covered: list[Node]) -> Value | None:
 
 
 def _epsilon(root: Value | None, x: Value, covered: list[Node]) -> float | None:
-    """What is added to the mean of x² over the last axis, before its root; None where the value is no such root."""
+    """The epsilon of `root` = sqrt(mean of x² over the last axis + epsilon), or of 1 / root; None for other values."""
     node = None if root is None else root.producer
     if node is None or not (node.op == "Sqrt" or (node.op == "Pow" and abs(scalar(node.inputs[1]) or 0) == _HALF)):
         return None
@@ -94,7 +94,7 @@ def _epsilon(root: Value | None, x: Value, covered: list[Node]) -> float | None:
 
 
 def _axes(node: Node) -> tuple[int, ...]:
-    """The constant axes of a reduction. Declined where they are computed."""
+    """The axes of a reduction. Declined where they are not constant."""
     value = node.input(1)
     array = constant_array(value)
     if value is not None and array is None:
@@ -116,7 +116,7 @@ def float_mean(node: Node, known: Mapping[Value, Operation]) -> FloatMean | None
 
 
 def instance_norm(node: Node, known: Mapping[Value, Operation]) -> InstanceNorm | None:
-    """InstanceNormalization of float32 by constants; None where kernels do not compute its operand."""
+    """InstanceNormalization of float32 with constant scale and bias; None where kernels do not compute its operand."""
     x, scale, bias = node.inputs[0], constant_array(node.input(1)), constant_array(node.input(2))
     if not is_made(x, known) or not is_float32(node.output):
         return None

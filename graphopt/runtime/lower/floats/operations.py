@@ -29,16 +29,16 @@ class FloatMean(FloatOperation):
 
 
 Cut = tuple[int, int, int, int]
-"""An axis, and where elements along it begin, end and how far they are apart."""
+"""Axis, begin, end and step of a slice along one axis."""
 
 
 @dataclass(frozen=True, slots=True, eq=False, kw_only=True)
 class Slice(Rearrangement):
-    """Elements along some axes, then an optional table: Slice, an output of Split, Gather by a constant number.
+    """Slices along some axes, then an optional table: Slice, an output of Split, Gather by a constant index.
 
-    cuts: axis, begin, end and step of each, as ONNX's Slice has them, the steps positive. `dropped` takes the axis of
-    the only cut away. computed: in place of item j of cut i, by (i, j), a number that follows from the shapes of the
-    inputs after the first.
+    cuts: axis, begin, end and step of each, as in ONNX's Slice, steps positive. `dropped` removes the axis of the only
+    cut. computed: by (i, j), the value that replaces item j of cut i, a number computed from the shapes of the inputs
+    after the first.
     """
 
     traits: ClassVar[Traits] = Traits(reads=Element.BY_FLOATS, writes=Element.BY_FLOATS, is_glue=True, reads_first=True)
@@ -51,9 +51,9 @@ class Slice(Rearrangement):
 
 @dataclass(frozen=True, slots=True, eq=False, kw_only=True)
 class Expand(Rearrangement):
-    """Elements repeated along axes of size 1, to a `target` with which the shape broadcasts.
+    """Repeats elements along axes of size 1, to a `target` with which the shape broadcasts.
 
-    A Value is computed from the shapes of the inputs after the first, as Reshape's is; −1 stays what it is.
+    A Value is computed from the shapes of the inputs after the first, as in Reshape; −1 keeps the size.
     """
 
     traits: ClassVar[Traits] = Traits(reads=Element.BY_FLOATS, writes=Element.BY_FLOATS, is_glue=True, reads_first=True)
@@ -63,7 +63,7 @@ class Expand(Rearrangement):
 
 @dataclass(frozen=True, slots=True, eq=False, kw_only=True)
 class Blocks(Rearrangement):
-    """Blocks of `block` × `block` pixels of an image that become its channels, or channels that become such blocks.
+    """Blocks of `block` × `block` pixels of an image become channels, or channels become blocks.
 
     kind: ONNX's SpaceToDepth, or the mode of DepthToSpace, by which the number in the block comes before the channel
     (DCR) or behind it.
@@ -74,11 +74,11 @@ class Blocks(Rearrangement):
 
     @property
     def permutation(self) -> tuple[int, ...]:
-        """Of the axes when those that change are split in two."""
+        """The permutation of the axes once the changing ones are split in two."""
         return {"space": (0, 3, 5, 1, 2, 4), "DCR": (0, 3, 4, 1, 5, 2), "CRD": (0, 1, 4, 2, 5, 3)}[self.kind]
 
     def split(self, shape: Shape) -> tuple[Shape, ...]:
-        """The sizes [N, C, H, W], each as those that it is split to."""
+        """The sizes [N, C, H, W], each as the tuple of sizes into which its axis is split."""
         n, c, h, w = shape
         b = self.block
         if self.kind == "space":
@@ -88,9 +88,9 @@ class Blocks(Rearrangement):
 
 @dataclass(frozen=True, slots=True, eq=False, kw_only=True)
 class Pad(Rearrangement):
-    """Elements with others around them, `value` (a code or a float32), after an optional table.
+    """Pads with `value` (a code or a float32), after an optional table.
 
-    pads: of each axis, how many before and behind.
+    pads: for each axis, the numbers of elements before and behind.
     """
 
     pads: tuple[tuple[int, int], ...]

@@ -1,4 +1,4 @@
-"""Lowering of Resize of images and sequences: to the nearest of codes and of float32, linear of float32."""
+"""Lowering of Resize of images and sequences: nearest for codes and float32, linear for float32."""
 
 from __future__ import annotations
 
@@ -19,18 +19,18 @@ from .gelu import is_made
 from .operations import FloatResize
 
 _RANK = 4  # batch, channels, height, width
-_COORDINATES = 11  # the operator set from which Resize has them
+_COORDINATES = 11  # the operator set from which Resize has coordinate modes
 _UNUSUAL = ("antialias", "axes", "exclude_outside")
 
 Sized = tuple[tuple[Value, ...], tuple[float, ...], tuple[int, ...] | Value]
-"""Inputs whose shapes give the sizes; scales of the axes behind the channels; sizes of all axes. One of these is ()."""
+"""Inputs whose shapes give computed sizes; scales of the axes behind the channels, or (); sizes of all axes, or ()."""
 
 
 def resize(
     node: Node, source: Value, output: Value, nodes: tuple[Node, ...], x: Quantization, y: Quantization,
     at_hand: Callable[[Value], bool],
 ) -> Resize:  # fmt: skip
-    """Resize of codes to the nearest: elements are repeated or left out. Declined for any other."""
+    """Nearest Resize of codes, which repeats or omits elements. Declined for any other Resize."""
     if str(attr(node, "mode", "nearest")) != "nearest":
         raise Declined("Resize that interpolates")
     inputs, scales, sizes = _sized(node, source, at_hand)
@@ -41,7 +41,7 @@ def resize(
 
 
 def float_resize(node: Node, known: Mapping[Value, Operation]) -> Resize | FloatResize | None:
-    """Resize of float32, to the nearest or linear; None where kernels do not compute its input."""
+    """Nearest or linear Resize of float32; None where kernels do not compute its input."""
     x, mode = node.inputs[0], str(attr(node, "mode", "nearest"))
     if not is_made(x, known) or not is_float32(node.output):
         return None
@@ -62,7 +62,7 @@ def float_resize(node: Node, known: Mapping[Value, Operation]) -> Resize | Float
 
 
 def _coordinates(node: Node) -> str:
-    """Where an output's element lies in the input. Declined where kernels do not know that."""
+    """The coordinate transformation mode. Declined where kernels lack it."""
     how = str(attr(node, "coordinate_transformation_mode", "half_pixel"))
     keeps_ratio = node.attrs.get("keep_aspect_ratio_policy") not in (None, "stretch")
     if how not in get_args(Coordinates) or keeps_ratio or any(attr(node, name, None) for name in _UNUSUAL):
@@ -77,7 +77,7 @@ def _nearest(node: Node) -> str:
 
 
 def _sized(node: Node, x: Value, at_hand: Callable[[Value], bool]) -> Sized:
-    """The sizes of the result. Declined where they follow from other things than shapes."""
+    """The sizes of the result. Declined where they depend on anything but shapes and constants."""
     scales, sizes = (constant_array(node.input(slot)) for slot in (2, 3))
     target = declared_shape(node.output)
     rank = len(declared_shape(x))

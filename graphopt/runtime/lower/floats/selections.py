@@ -1,5 +1,5 @@
-"""Lowering of Slice, Split, Gather by a constant number, Expand, Pad, and blocks of an image moved to its channels and
-back, of codes and of float32."""
+"""Lowering of Slice, Split, Gather by a constant index, Expand, Pad, SpaceToDepth and DepthToSpace, of codes and of
+float32."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ _Cut = tuple[int, _Bound, _Bound, int]
 def selections(
     node: Node, known: Mapping[Value, Operation], at_hand: Callable[[Value], bool]
 ) -> tuple[Slice | Expand | Pad, ...]:
-    """The operations of the outputs of one of OPERATORS, whose data kernels compute. Declined where they cannot."""
+    """The operations of the outputs of a node among OPERATORS whose data kernels compute. Declined for other forms."""
     source = node.inputs[0]
     assert source is not None
     floats = known[source].writes_float
@@ -47,7 +47,7 @@ def selected(
     node: Node, source: Value, index: int, output: Value, nodes: tuple[Node, ...], *, floats: bool = False,
     table: Array | None = None, at_hand: Callable[[Value], bool] = lambda value: False,
 ) -> Slice:  # fmt: skip
-    """Output `index` of Slice, Split or Gather applied to `source`. Declined where it is not known which elements."""
+    """Output `index` of Slice, Split or Gather applied to `source`. Declined where its bounds are not known."""
     computed: dict[tuple[int, int], Value] = {}
     cuts = []
     for i, cut in enumerate(_CUTS[node.op](node, index)):
@@ -67,7 +67,7 @@ def expanded(
     node: Node, source: Value, output: Value, nodes: tuple[Node, ...], *, floats: bool,
     at_hand: Callable[[Value], bool] = lambda value: False,
 ) -> Expand:  # fmt: skip
-    """Expand of `source`. Declined where its target follows from other things than shapes."""
+    """Expand of `source`. Declined where its target depends on anything but shapes and constants."""
     target = node.input(1)
     array = constant_array(target)
     assert target is not None
@@ -80,7 +80,7 @@ def expanded(
 
 
 def _without_ones(target: Value) -> Value:
-    """The sizes behind Where(sizes = −1, 1, sizes), in which torch keeps sizes; Expand takes −1 and 1 alike."""
+    """`sizes` of torch's Where(sizes = −1, 1, sizes), which keeps sizes; Expand treats −1 and 1 alike."""
     node = target.producer
     test = None if node is None or node.op != "Where" or node.inputs[0] is None else node.inputs[0].producer
     if node is None or test is None or test.op != "Equal" or node.inputs[2] is None:
@@ -94,7 +94,7 @@ def padded(
     node: Node, source: Value, output: Value, nodes: tuple[Node, ...], value: float, *, floats: bool = False,
     table: Array | None = None,
 ) -> Pad:  # fmt: skip
-    """Pad of `source` by a constant number of elements. Declined for modes that read elements, and for crops."""
+    """Pad of `source` by constant pads. Declined for modes that copy elements, and for negative pads."""
     if str(attr(node, "mode", "constant")) != "constant":
         raise Declined("Pad with other than one value")
     rank = len(declared_shape(source))
@@ -143,7 +143,7 @@ def _of_slice(node: Node, index: int) -> tuple[_Cut, ...]:
 
 
 def _bounds(value: Value | None) -> tuple[_Bound, ...]:
-    """Constant numbers, or the one that is computed."""
+    """Constant bounds, or the single computed one."""
     array = constant_array(value)
     if value is None or array is not None:
         return _numbers(value, "bounds") or ()
@@ -160,7 +160,7 @@ def _of_split(node: Node, index: int) -> tuple[_Cut, ...]:
         size = shape[axis] if -len(shape) <= axis < len(shape) else None
         if not isinstance(size, int):
             raise Declined("Split of an axis whose size is not known")
-        each = -(-size // outputs)  # the last part is smaller where they are not alike
+        each = -(-size // outputs)  # in an uneven Split the last part is smaller
         sizes = (*(each,) * (outputs - 1), size - each * (outputs - 1))
     ends = tuple(accumulate(sizes))
     return ((axis, ends[index] - sizes[index], ends[index], 1),)
