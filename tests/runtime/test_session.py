@@ -135,6 +135,36 @@ def test_new_shapes_and_empty_batches(made: dict[str, Path]) -> None:
             assert sqnr(found, exact.run(None, feed(batch))[0]) >= 30
 
 
+EMPTY = {
+    "a slice": "q = DequantizeLinear(p, s, z)",
+    "a product": "f = DequantizeLinear(p, s, z) m = MatMul(f, v) c = QuantizeLinear(m, s, z)"
+    " q = DequantizeLinear(c, s, z)",
+    "a float sum": "f = DequantizeLinear(p, s, z) q = Add(f, f)",
+    "a Softmax": "f = DequantizeLinear(p, s, z) m = Softmax(f) c = QuantizeLinear(m, s, z)"
+    " q = DequantizeLinear(c, s, z)",
+    "a Concat": "k = Concat<axis = 0>(p, p) q = DequantizeLinear(k, s, z)",
+}
+
+
+@pytest.mark.parametrize("tail", EMPTY)
+def test_an_empty_result_leaves_the_others_of_its_region(tail: str) -> None:
+    text = f"""<ir_version: 10, opset_import: ["" : 21]>
+g (float[B, 8] x) => (float[B, 8] y, float[n, 8] q) <float s = {{0.02}}, uint8 z = {{128}},
+  int8[8, 8] w, int8 o = {{0}}, int64[1] zero = {{0}}> {{
+  a = QuantizeLinear(x, s, z) d = DequantizeLinear(a, s, z) v = DequantizeLinear(w, s, o) t = MatMul(d, v)
+  r = QuantizeLinear(t, s, z) y = DequantizeLinear(r, s, z) p = Slice(r, zero, zero, zero)
+  {EMPTY[tail]} }}"""
+    model = onnx.parser.parse_model(text)
+    weights = np.random.default_rng(0).integers(-127, 127, (8, 8)).astype(np.int8)
+    model.graph.initializer.append(onnx.numpy_helper.from_array(weights, "w"))
+    session, x = Session(model, threads=1, kernels=True), np.random.default_rng(1).standard_normal((4, 8), np.float32)
+    assert len(session.regions) == 1 and len(session.regions[0].segment.outputs) == 2, session.describe()
+    for _ in range(2):
+        found, want = session.run(None, {"x": x}), exact_session(model).run(None, {"x": x})
+        np.testing.assert_array_equal(found[0], want[0])
+        assert found[1].shape == want[1].shape == (0, 8)
+
+
 def test_four_threads_at_once(made: dict[str, Path]) -> None:
     session = Session(made["qdq"], threads=2, kernels=True)
     want = [session.run(None, feed(2, seed))[0] for seed in range(4)]

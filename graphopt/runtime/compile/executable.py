@@ -68,8 +68,8 @@ class Executable:
 
     @property
     def is_empty(self) -> bool:
-        """Whether some result has no elements, so that nothing runs."""
-        return any(prod(border.shape) == 0 for border in self.results)
+        """Whether no result has elements, so that nothing runs."""
+        return all(prod(border.shape) == 0 for border in self.results)
 
     def uses(self) -> Mapping[int, Sequence[Use]]:
         """The places in the program that hold an address in each buffer, by the buffer's number."""
