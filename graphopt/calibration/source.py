@@ -33,7 +33,7 @@ SYNTHETIC = "synthetic"
 """The word in place of data that requests made-up inputs where they are refused otherwise."""
 SYNTHESISED = "no calibration data was given: made-up inputs took its place, and no accuracy is measured on them"
 OWN_TEXT = "no calibration data was given: text that the model itself wrote took its place"
-"""The notes of a run without data, and of ignored entries."""
+"""The notes of a run without data, by the inputs that replace it."""
 
 
 CalibrationDataReader = FeedReader
