@@ -12,8 +12,8 @@ from ...pipeline.passes import rule_pass
 from ...rewrite import Builder, any_value, constant, op, rule, weight
 
 _NOT_NEGATIVE = frozenset(("Relu", "Sigmoid", "HardSigmoid", "Abs", "Exp", "Softplus"))
-"""Operators without negative results. Softmax is none: a row that a mask shuts out by -inf is NaN, and onnxruntime's
-MaxPool prefers the zeros of pads to those."""
+"""Operators without negative results. Softmax is excluded: a row fully masked by -inf is NaN, and onnxruntime's MaxPool
+prefers the zeros of pads to NaN."""
 
 
 def _spatial(node: Node, pads: Array, rank: int | None) -> list[int]:
@@ -90,7 +90,7 @@ def _inside(pool: Node, pads: list[int]) -> None:
 
 
 def _holds_window(pool: Node, x: Value) -> None:
-    """Declined unless the image is known to hold the window: onnxruntime divides by another count where it does not."""
+    """Declined unless the image is known to hold the window: else onnxruntime divides by another count."""
     sizes, kernel = (shape_of(x) or ())[2:], attr(pool, "kernel_shape", ())
     if not all(isinstance(size, int) and size >= k for size, k in zip(sizes, kernel)):
         raise Declined("the image may be smaller than the window")
