@@ -43,7 +43,7 @@ class _Occurrence:
         self.axes: tuple[int, ...] = ()
 
     def node(self, pattern: OpPattern, ranks: Sequence[int]) -> Value:
-        """The output of a pattern's node; the same pattern object always yields the same node."""
+        """The output of a pattern's node; the same pattern, by name or identity, always yields the same node."""
         key = pattern.name or id(pattern)
         if key not in self.outputs:
             self.outputs[key] = self._append(pattern, ranks)
