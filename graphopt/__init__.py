@@ -1,7 +1,7 @@
 """graphopt: a compiler-style optimizer for ONNX models.
 
 A model is lifted into an internal IR, rewritten by ordered passes, emitted as ONNX and compared with the original.
-What is named here loads when first used, so that `import graphopt` is instant.
+The names below load at their first use, so that `import graphopt` is instant.
 """
 
 import logging
@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 __version__ = "0.2.0"
 """The only place of the version: pyproject.toml reads it here, as a literal, without importing anything."""
 
-logging.getLogger(__name__).addHandler(logging.NullHandler())  # who wants the log gives it a handler
+logging.getLogger(__name__).addHandler(logging.NullHandler())  # silent unless the application attaches a handler
 
 _HOME = {
     "Bisection": "bisection", "Comparison": "equivalence", "Distil": "distillation", "Distilled": "distillation",

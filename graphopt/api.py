@@ -57,7 +57,7 @@ _log = logging.getLogger(__name__)
 MADE_UP = "graphopt.made_up"
 """The metadata entry of a model whose numbers come from made-up inputs: the report's banner."""
 _WARM_SECONDS = 0.1
-"""How long each region is timed in each runtime where the target is the Session; `graphopt warmup` takes 0.5."""
+"""Seconds of timing per region and runtime where the target is the Session; `graphopt warmup` takes 0.5."""
 
 
 def optimize(
@@ -107,14 +107,15 @@ def optimize(
     its kernels are then compiled and measured beside onnxruntime, see `graphopt warmup`).
     input_shapes: sizes to fix, by input name; None or -1 leaves a size open. dims: the same by the size's name.
     opset: a later version of ONNX's operator set to convert the model to, first of all.
-    validate: compare the result with the original, as `graphopt.compare` does; a rewrite that changes results is
-    found, rolled back and reported; a result that cannot be verified is not returned, the original is, with the reason.
-    check: "end" (default), "each" (after each pass) or "off". progress: called with (what, share done).
-    repros: a folder for small models that show why a rewrite was rolled back; on_blame: called for each in its place.
-    provenance: the file tells where each of its nodes comes from (`graphopt explain`), in a metadata entry that
-    neither the figures nor the size limit count.
-    recipe: a file or `graphopt.Recipe`, such as `result.recipe`: it says all that decides the result in place of the
-    options here, but for data, metric, validation and output. Same machine and data: the same bytes.
+    validate: compare the result with the original, as `graphopt.compare` does; a rewrite that changes results is rolled
+    back and reported; in place of a result that cannot be verified the original is returned, with the reason. check:
+    "end" (default), "each" (after each pass) or "off". progress: called with (step, fraction done).
+    repros: a folder for small models that show why a rewrite was rolled back; on_blame: called for each rolled-back
+    rewrite instead.
+    provenance: a metadata entry records the original nodes of each node (`graphopt explain`); neither the figures nor
+    the size limit count it.
+    recipe: a file or `graphopt.Recipe`, such as `result.recipe`: replaces all options here except data, metric,
+    validation and output. Same machine and data: the same bytes.
     executor: any of `concurrent.futures`, such as dask's, runs calibration, rounding and trials of single layers; the
     result is the same on any number of workers.
 
@@ -154,9 +155,9 @@ def optimize_as(
     model: ModelSource, options: Options, progress: Progress | None = None, recipe: Recipe | None = None,
     executor: Executor | None = None,
 ) -> Result:  # fmt: skip
-    """`optimize` with its options as one value, for those who keep them: the command line, bisection, recipes.
+    """`optimize` with its options as one value, for callers that keep them: the command line, bisection, recipes.
 
-    recipe: that the options are from; model, data and machine are compared with it.
+    recipe: the source of the options; model, data and machine are compared with its own.
     """
     options.compression.require_data()
     if options.output.path is not None:
@@ -168,7 +169,7 @@ def optimize_as(
     before = figures(lifted, onnx_io.file_bytes(lifted, model))
     if recipe is not None and recipe.model:
         recipe.check_model(model_digest(lifted))
-    lifted.metadata.pop(KEY, None)  # it describes another run
+    lifted.metadata.pop(KEY, None)  # the lifted metadata entry describes another run
     _log.info("read %d nodes, %d bytes of constants", before.nodes, before.constant_bytes)
     reference: ModelSource | Model = _specialised(lifted, options.target) or model
     exact, last = schedules(lifted, options)
@@ -182,7 +183,7 @@ def optimize_as(
     check = work.check(reference, before, onnx_io.lifted_from(lifted) if reference is model else None, context)
     outcome = work.run(lifted, exact, check, before.constant_bytes)
     if isinstance(check, EquivalenceCheck) and check.comparison is not None and check.comparison.samples == 0:
-        onnx_io.check(lifted)  # onnxruntime cannot run it: say so if that is because it is not valid
+        onnx_io.check(lifted)  # onnxruntime cannot run the model: raise if the model itself is invalid
     aside = ""
     if isinstance(check, EquivalenceCheck) and options.target.opset is None:
         outcome, check, aside = in_part(lifted, outcome, check, work.quietly)
@@ -233,7 +234,7 @@ def optimize_as(
 def _kept_original(
     model: ModelSource, reference: ModelSource | Model, outcome: Outcome, check: SizeCheck
 ) -> onnx.ModelProto | None:
-    """The original's own proto where even the unchanged model, written anew, is refused; None where it is not."""
+    """The original's own proto where the check refuses even the emission of the unchanged model; else None."""
     if outcome.verdict is None or outcome.verdict.ok or reference is not model:
         return None
     comparison = check.comparison if isinstance(check, EquivalenceCheck) else None
@@ -245,7 +246,7 @@ def _kept_original(
 
 
 def _specialised(model: Model, target: Target) -> Model | None:
-    """Fix the sizes that are asked for; returns the original at these sizes, None where none are fixed."""
+    """Fix the requested sizes in `model`; returns a copy of it, the reference, or None where no size is fixed."""
     if not target.input_shapes and not target.dims:
         return None
     from .passes.shapes.inputs import fix_dims, specialise_inputs

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from .runtime.warmup import PartitionTiming, RegionTiming
 
 Tell = Callable[[str, "float | None"], None]
-"""Called with the current step, and the share that is done, None where it is not known."""
+"""Called with the current step and the fraction done, None where unknown."""
 
 
 def _silent(what: str, share: float | None) -> None:
@@ -75,10 +75,10 @@ def _feeds(model: Path, inputs: Path | None) -> dict[str, Any]:
 
 @dataclass(frozen=True, slots=True)
 class Profile:
-    """Where the time of models goes on one thread.
+    """Time per operator and per step of models, on one thread.
 
-    kernels: onnxruntime's operators of each model; origins: where the second of two comes from; steps: those of each
-    model's Session, empty where nothing runs on kernels.
+    kernels: onnxruntime's operators of each model; origins: the provenance of the second of two models; steps: of each
+    model's Session, empty where no region runs on kernels.
     """
 
     names: tuple[str, ...]
@@ -87,7 +87,7 @@ class Profile:
     origins: Provenance | None = None
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain data for JSON: by model; and of two models the rows of operators that compute the same."""
+        """Plain data for JSON, by model; for two models also the rows of operators with equal results."""
         models = [
             {"model": name, "operators": [_operator(k) for k in kernels], "steps": [asdict(step) for step in steps]}
             for name, kernels, steps in zip(self.names, self.kernels, self.steps)
@@ -100,7 +100,7 @@ class Profile:
         return {"models": models, "beside": pairs}
 
     def tables(self) -> Iterator[Table]:
-        """Operators by node, two models side by side; then the steps of each model's Session."""
+        """Tables of operators by node, two models side by side; then of the steps of each model's Session."""
         if len(self.names) == 2:
             yield _beside_table(self.names, self.kernels[0], self.kernels[1], self.origins)
         else:
@@ -132,7 +132,7 @@ def profile_models(models: Sequence[Path], *, inputs: Path | None) -> Profile:
 
 
 def _node_table(title: str, kernels: Sequence[KernelTime]) -> Table:
-    """A row an operator: the node that it is named after, those it takes in, its time and share."""
+    """A row an operator: the node of its name, the nodes fused into it, its time and share."""
     from rich.table import Table
 
     total = sum(kernel.seconds for kernel in kernels) or 1.0
@@ -160,7 +160,7 @@ def _node_name(kernel: KernelTime) -> str:
 def _beside_table(
     titles: Sequence[str], before: Sequence[KernelTime], after: Sequence[KernelTime], origins: Provenance | None
 ) -> Table:
-    """A row a group of operators that compute the same, the slowest first: its time before and after."""
+    """A row a group of operators with equal results, the slowest first: its time before and after."""
     from rich.table import Table
 
     table = Table(
@@ -192,10 +192,10 @@ def _ops(kernels: Sequence[KernelTime]) -> str:
 def beside(
     before: Sequence[KernelTime], after: Sequence[KernelTime], origins: Provenance | None
 ) -> list[tuple[list[KernelTime], list[KernelTime]]]:
-    """Groups of operators of two models that compute the same; each operator is in one. A side may be empty."""
+    """Groups of operators with equal results, by provenance and names; each operator is in one. A side may be empty."""
     import networkx as nx
 
-    place: dict[str, int] = {}  # the operator of the first model, by the names of the nodes that it computes
+    place: dict[str, int] = {}  # the index of the first model's operator, by the names of the nodes fused into it
     for i, kernel in enumerate(before):
         for node in kernel.nodes:
             for name in (*node.origins, node.name, *(v.name for v in node.outputs)):
@@ -219,7 +219,7 @@ def beside(
 
 
 def _names(node: Node, origins: Provenance | None) -> tuple[str, ...]:
-    """Where a node of the second model comes from, or else its own names."""
+    """The names of the original nodes of a node of the second model, or else its own names."""
     results = [value.name for value in node.outputs if value.name]
     kept = None if origins is None or not results else origins.nodes.get(results[0])
     return kept.sources if kept is not None and kept.sources else (node.name, *results)
@@ -257,13 +257,13 @@ def warmup_timings(
     compiled = itertools.count(1)
 
     def tell(key: str) -> None:
-        progress(f"compile kernel {next(compiled)}", None)  # a key is a digest, which tells a reader nothing
+        progress(f"compile kernel {next(compiled)}", None)  # a region's key is a digest, meaningless to a reader
 
     return warmup(str(model), _feeds(model, inputs), threads=threads, seconds=seconds, progress=tell)
 
 
 def warmup_table(timings: Sequence[RegionTiming | PartitionTiming]) -> Table:
-    """A row a region, its time in both runtimes, and a row a partition, its time and that of the one predicted."""
+    """A row a region with its time in both runtimes; a row a partition with its time and the predicted partition's."""
     from rich.table import Table
 
     table = Table(box=None, pad_edge=False, header_style="bold")

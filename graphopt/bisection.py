@@ -1,4 +1,4 @@
-"""`graphopt bisect`: which rewrite of which pass changes a model's results, with a small model that shows it."""
+"""`graphopt bisect`: find each rewrite that changes a model's results, with a small model that reproduces it."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ class Finding:
 
 @dataclass(frozen=True, slots=True)
 class Bisection:
-    """What was found, the first to break first, and the report of what is left once all of it is rolled back."""
+    """The guilty rewrites, in order of discovery, and the report of the run with all of them rolled back."""
 
     findings: tuple[Finding, ...]
     report: Report
@@ -45,8 +45,8 @@ def bisect(
 ) -> Bisection:  # fmt: skip
     """Run the schedule on a model and find every rewrite that changes a result, one after the other.
 
-    The arguments are those of `graphopt.optimize`; `samples` inputs are made up to show each finding. A repro holds the
-    few nodes around the rewrite, shrunk while they still fail, and their input data.
+    The arguments are those of `graphopt.optimize`; `samples` inputs are made up to reproduce each finding. A repro
+    holds the few nodes around the rewrite, shrunk while they still fail, and their input data.
     """
     findings: list[Finding] = []
     feeds = runnable_feeds(model, samples, seed)

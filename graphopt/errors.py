@@ -9,7 +9,7 @@ import re
 from collections.abc import Iterable
 
 _CODES = re.compile(r".*(?:\[ONNXRuntimeError\] : \d+ : [A-Z_]+ : |Status Message: )")
-"""What onnxruntime puts before the text of an error."""
+"""The codes that onnxruntime puts before the text of an error."""
 _PLACE = re.compile(r"[^\s:]+\.(?:cc|h):\d+ \w[^()]*\([^()]*\) ")
 """A place in onnxruntime's source with the signature of its function."""
 
@@ -36,7 +36,7 @@ class ModelError(GraphoptError):
 
 
 class Unsupported(ModelError):
-    """A runtime lacks an operator of the model, or a form of it: nothing is said of the model itself."""
+    """A runtime lacks an operator of the model, or a form of it; the model itself may be valid."""
 
 
 class InputError(GraphoptError):
@@ -54,7 +54,7 @@ class OutputError(GraphoptError):
 class Declined(Exception):
     """A rewrite, a layer or a kernel does not apply to this part of a model, which then stays as it is.
 
-    reason: one line. place: the node or value that the reason is about, if not the one that was asked for.
+    reason: one line. place: the node or value that the reason is about, if not the rewrite's own.
     """
 
     def __init__(self, reason: str, place: object = None) -> None:

@@ -1,4 +1,4 @@
-"""Models that belong together, in one call: encoder and decoder of a pair, and the files beside them.
+"""Optimize a folder of models in one call: encoder and decoder of a pair, and the files beside them.
 
 Folders as Optimum writes them (encoder_model.onnx, decoder_model.onnx, decoder_with_past_model.onnx,
 decoder_model_merged.onnx) and as onnxruntime-genai reads them (model.onnx with genai_config.json): every model keeps
@@ -47,8 +47,8 @@ def optimize_folder(
     """Optimise every model of a folder into another one, and copy the files beside them.
 
     folder: models with the suffix .onnx, in folders within it, too. output: a new or empty folder; `force` replaces
-    files in it. options: those of `graphopt.optimize`, for all models; each: more of them by the name of a model
-    ("encoder_model": {"quantize": "weights"}). Raises as `optimize` does, and for names that are in `each` alone.
+    files in it. options: the keywords of `graphopt.optimize`, for all models; each: further keywords by model name
+    ("encoder_model": {"quantize": "weights"}). Raises as `optimize` does, and for names in `each` without a model.
     """
     from .api import optimize
 
@@ -124,7 +124,7 @@ def _check_output(source: Path, target: Path, force: bool) -> None:
 
 
 def _data_files(model: Path) -> set[Path]:
-    """The files that hold weights of a model: its result has its own."""
+    """The external data files of a model, not copied: the result brings its own."""
     import onnx
 
     proto = onnx.load(model, load_external_data=False)

@@ -1,4 +1,4 @@
-"""What a caller may ask of `optimize`, in groups that the command line, bisection and others share."""
+"""The options of `optimize`, in groups that the command line, bisection and others share."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def runtime_named(name: str) -> Runtime:
 
 
 def check_named(name: str) -> CheckPolicy:
-    """The moment of checking of that name, in any case. OptionError for any other."""
+    """The check policy of that name, in any case. OptionError for any other."""
     if name.lower() not in CHECKS:
         raise OptionError(f"check {name!r} is not one of {', '.join(CHECKS)}{did_you_mean(name, CHECKS)}")
     return cast("CheckPolicy", name.lower())
@@ -61,7 +61,7 @@ def mode_named(word: str) -> tuple[str, str | None]:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Target:
-    """What the result is for.
+    """The runtime, sizes and opset of the result.
 
     runtime: "portable" (standard operators), "onnxruntime" (its CPU provider's too) or "graphopt" (for the Session:
     its kernels are then compiled and measured beside onnxruntime). input_shapes: sizes to fix, by input name; None or
@@ -110,7 +110,7 @@ class Schedule:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Compression:
-    """What may change results, and by what the result is judged.
+    """The lossy stages, and the data and metric that judge their result.
 
     quantize, prune, precision: the stages, None for none (float32). recover: training after pruning and quantization,
     None for none. calibration: data of the kind that the model will see; "synthetic" asks for made-up inputs.
@@ -142,7 +142,7 @@ class Compression:
 
     @property
     def texts(self) -> int:
-        """Texts that a language model writes itself: weights of 8 bits are only judged by them, without data."""
+        """Number of texts that a language model generates itself: fewer where they only judge weights of 8 bits."""
         from .calibration.prompts import FEW_TEXTS, TEXTS
 
         asked = self.quantize
@@ -151,12 +151,12 @@ class Compression:
 
     @property
     def is_wanted(self) -> bool:
-        """Any stage is to run."""
+        """Whether any lossy stage runs."""
         return any(stage is not None for stage in (self.quantize, self.prune, self.precision))
 
     def require_data(self) -> None:
-        """OptionError for static quantization without data: the ranges of activations would be those of noise; and
-        for a recovery without data, or of nothing.
+        """OptionError for static quantization without data, whose activation ranges would come from noise, and for a
+        recovery without data or without a stage to recover from.
         """
         if self.recover is not None and not self.is_wanted:
             raise OptionError("recover trains what pruning or quantization left: give prune= or quantize=, too")
@@ -172,10 +172,10 @@ class Compression:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Validation:
-    """How the exact part of the result is compared with the original.
+    """How the result of the exact passes is compared with the original.
 
-    validate: whether it is. check: when: "end", "each" (after each pass) or "off". repros: a folder for small models
-    that show why a rewrite was rolled back; on_blame: called for each instead.
+    validate: False for no comparison. check: "end", "each" (after each pass) or "off". repros: a folder for small
+    models that show why a rewrite was rolled back; on_blame: called for each rolled-back rewrite instead.
     """
 
     validate: bool = True
@@ -188,13 +188,13 @@ class Validation:
 
     @property
     def policy(self) -> CheckPolicy:
-        """When results are compared, if at all."""
+        """The check policy in force: "off" where `validate` is False."""
         return self.check if self.validate else "off"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Output:
-    """Where the result goes. path: a file, None for none. provenance: the file tells where each node comes from."""
+    """Where the result goes. path: a file, None for none. provenance: the file records each node's original nodes."""
 
     path: str | os.PathLike[str] | None = None
     provenance: bool = False
@@ -202,7 +202,7 @@ class Output:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Options:
-    """All of them. seed: of made-up inputs and of every choice that is drawn."""
+    """All option groups. seed: of made-up inputs and of every random choice."""
 
     target: Target = field(default_factory=Target)
     schedule: Schedule = field(default_factory=Schedule)

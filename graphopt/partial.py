@@ -1,8 +1,9 @@
-"""Results of which a part cannot be verified: what lies before that part is optimised and validated all the same.
+"""Models with unverifiable nodes: the subgraph before those nodes is still optimized and validated.
 
-A node is unverifiable where onnxruntime has no kernel for it, or where its results are the original's own noise; so is
-everything that reads it. The rest is a model of its own, whose results are what the unverifiable nodes read. It is
-rewritten and compared like any other; the unverifiable nodes then read its results, each as it was.
+A node is unverifiable where onnxruntime has no kernel for it, or where its results are dominated by the original's own
+noise; so is every node downstream. The other nodes form a model of their own, whose outputs are the operands of the
+unverifiable nodes. It is rewritten and compared like any other; the unverifiable nodes, unchanged, then read its
+outputs.
 """
 
 from __future__ import annotations
@@ -25,13 +26,13 @@ if TYPE_CHECKING:
     from .equivalence import Comparison
 
 SAMPLES = 2
-"""Samples on which values are looked at for noise: each costs three runs with all of the model's values."""
+"""Samples on which the noise of values is measured: each costs three runs that return all of the model's values."""
 
 
 @dataclass(frozen=True, slots=True)
 class Front:
-    """The verifiable part of a model. ends: what of the model is read behind it or returned by it, in the order of its
-    results. behind: the unverifiable nodes, in order."""
+    """The verifiable part of a model. ends: the values of `whole` that unverifiable nodes read or the model returns, in
+    the order of `model`'s outputs. behind: the unverifiable nodes, in order."""
 
     model: Model
     whole: Model
@@ -39,7 +40,7 @@ class Front:
     behind: tuple[Node, ...]
 
     def joined(self, front: Model) -> Model | None:
-        """The whole model with a rewritten front; None where the two do not fit together."""
+        """The whole model with a rewritten front; None where opsets differ or the joined graph does not verify."""
         if front.opset != self.whole.opset:
             return None
         joined = clone_model(front)
@@ -68,7 +69,7 @@ class Front:
 
 
 def verifiable_part(model: Model, comparison: Comparison, seed: int) -> Front | None:
-    """The front of a model whose result could not be verified; None where nothing can be told apart, or little."""
+    """The front of an unverified model; None where all nodes or none are verifiable, or a value between has no type."""
     seeds = _unrunnable(model) if comparison.samples == 0 else _noisy(model, seed)
     behind: dict[Node, None] = {}
     for node in model.graph:
@@ -98,9 +99,9 @@ def verifiable_part(model: Model, comparison: Comparison, seed: int) -> Front | 
 def in_part(
     model: Model, outcome: Outcome, check: EquivalenceCheck, run: Callable[[Model, EquivalenceCheck], Outcome]
 ) -> tuple[Outcome, EquivalenceCheck, str]:
-    """Where a result could not be verified: that of the part which can be, its check, and what was left, in words.
+    """Where a result is unverified: the outcome of its verifiable part, that part's check, a note on the other nodes.
 
-    The outcome is returned as it is where all was verified, or no part can be, or nothing in it is rewritten.
+    The outcome is returned unchanged where all was verified, no part is verifiable, or no rewrite applies in that part.
     """
     comparison = check.unverified
     if comparison is None or not any(item.what == "*" for item in outcome.rolled_back):

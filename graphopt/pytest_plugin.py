@@ -51,7 +51,7 @@ def _expand(patterns: list[str], root: Path) -> list[Path]:
 
 
 def _offer_models(paths: list[Path]) -> ModuleType:
-    """A plugin with the `model` fixture, as its parameters are known only now; a test's own `model` wins over it."""
+    """A plugin with the `model` fixture, parametrized at run time; a test's own `model` fixture takes precedence."""
     skip = pytest.mark.skip(reason="no models: give --graphopt-models PATH")
     models = [pytest.param(path, id=path.stem) for path in paths] or [pytest.param(None, id="no-models", marks=skip)]
 
@@ -76,9 +76,9 @@ def assert_equivalent() -> Callable[..., Comparison]:
 
 @pytest.fixture
 def golden(request: pytest.FixtureRequest) -> Callable[..., None]:
-    """`golden(subject, name="")`: the IR text of a graph, model, result or file is the one kept beside the test.
+    """`golden(subject, name="")`: assert that the IR text of a graph, model, result or file equals the golden file.
 
-    The text lies in `golden/MODULE.TEST.txt`; `--update-golden` writes it anew.
+    The file is `golden/MODULE.TEST.txt` beside the test; `--update-golden` rewrites it.
     """
     folder = request.path.parent / "golden"
     stem = re.sub(r"[^\w.-]+", "-", f"{request.path.stem}.{request.node.name}").strip("-")

@@ -21,7 +21,7 @@ def report_of(
     outcome: Outcome, before: Figures, after: Figures, check: SizeCheck, seconds: float, options: Options,
     trail: Trail,
 ) -> Report:  # fmt: skip
-    """The report of the exact passes: what they did, and on what grounds the result counts as equal."""
+    """The report of the exact passes: their effects, and the grounds on which the result counts as equal."""
     comparison = check.comparison if isinstance(check, EquivalenceCheck) else None
     checking = check.seconds if isinstance(check, EquivalenceCheck) else 0.0
     if comparison is not None:
@@ -38,7 +38,7 @@ def report_of(
 
 
 def with_stages(report: Report, stages: Sequence[StageReport], context: StageContext, model: Model) -> Report:
-    """The report with those of the stages, and the metric of what they left."""
+    """The report extended by the stages' reports, and by the metric or fidelity of the final model."""
     made_up = context.calibration.is_synthetic
     reference = context.quality.reference
     doubted = () if made_up else doubts(reference, context.calibration)
@@ -51,9 +51,9 @@ def with_stages(report: Report, stages: Sequence[StageReport], context: StageCon
     report = replace(report, status="lossy", reason=reason, validation=report.status)
     quality = context.quality
     if quality.metric is not None:
-        scores = quality.base, quality.score(model)  # known from the last stage
+        scores = quality.base, quality.score(model)  # cached by the last stage
         return replace(report, metric=scores, metric_name=metric_name(quality.metric), metric_samples=quality.rows)
-    if made_up:  # such inputs say nothing of quality
+    if made_up:  # made-up inputs say nothing of quality
         return report
     fidelity = quality.fidelity(model)
     return replace(report, fidelity=fidelity, fidelity_samples=quality.held)

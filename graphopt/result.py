@@ -21,10 +21,10 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Result:
-    """An optimised model, as IR and as ONNX (external data stays external), and the account of what was done.
+    """An optimized model, as IR and as ONNX (external data stays external), with its report.
 
     emission: `model`, perhaps without its large weights. is_original: `model` is the original's own proto, since the
-    IR, unchanged but written anew, did not pass. record: makes the recipe.
+    emission of the unchanged IR failed the check. record: makes the recipe.
     """
 
     ir: Model
@@ -35,17 +35,17 @@ class Result:
 
     @property
     def model(self) -> onnx.ModelProto:
-        """The model as ONNX; put together when first asked for, since large weights lie outside of it."""
+        """The model as ONNX; assembled at the first access, since large weights lie outside the proto."""
         return self.emission.whole()
 
     @property
     def recipe(self) -> Recipe:
-        """What decided this result, to make it again; reads model and calibration data once more, for their digests."""
+        """The recipe that reproduces this result; reads model and calibration data once more, for their digests."""
         return self.record()
 
     def save(self, path: str | Path, *, external: bool | None = None) -> None:
         """Write the model; its data beside it when `external` asks for it or it exceeds 2 GB. OutputError."""
-        is_whole = external is not True and not onnx_io.lies_outside(self.ir)  # then it need not be emitted anew
+        is_whole = external is not True and not onnx_io.lies_outside(self.ir)  # spares another emission
         onnx_io.save(self.emission if is_whole else self.ir, path, external=external)
 
     def _repr_html_(self) -> str:

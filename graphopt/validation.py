@@ -1,4 +1,4 @@
-"""The checks that a result must pass: it can be written within its budget of bytes, and it computes the same."""
+"""The checks that a result must pass: emission within its budget of bytes, and results equal to the original's."""
 
 from __future__ import annotations
 
@@ -27,14 +27,14 @@ if TYPE_CHECKING:
 _log = logging.getLogger(__name__)
 
 SLACK_SHARE, SLACK_BYTES = 0.01, 4096
-"""A file never grows by more than this share of its size plus these bytes: room for the names and types that rewrites
-add to files of any size."""
+"""A file grows by at most this share of its size plus these bytes: room for the names and types that rewrites add to
+files of any size."""
 
 NOTHING_CHANGED = "nothing was changed"
 SAME_COMPUTATION = (
     "each result is the same expression of inputs and weights; what is written was loaded and run on one sample"
 )
-"""On what grounds a result counts as equal that differs from the original in copies, repeated and unread nodes only."""
+"""Why a result that differs from the original only in copies, repeated and unread nodes counts as equal."""
 
 
 RUNS = 28
@@ -43,7 +43,7 @@ least eight with a perturbed weight (`equivalence.reference`, `equivalence.power
 
 
 def tell_cost(model: Model, policy: CheckPolicy, progress: Progress | None) -> None:
-    """Say, before it begins, what validating a large model takes; of others it is little."""
+    """Log, before validation begins, the cost of validating a large model; small models cost little."""
     if policy == "off" or not onnx_io.is_large(model):
         return
     size = show_bytes(onnx_io.weight_bytes(model))
@@ -54,12 +54,12 @@ def tell_cost(model: Model, policy: CheckPolicy, progress: Progress | None) -> N
 
 
 def with_slack(size: int) -> int:
-    """The bytes that what took `size` may take."""
+    """The byte limit for a rewritten model of `size` bytes."""
     return size + int(SLACK_SHARE * size) + SLACK_BYTES
 
 
 class SizeCheck:
-    """The result can be written, in no more than the original's bytes and their slack."""
+    """The result can be emitted, within the original's bytes plus slack."""
 
     def __init__(self, before: Figures) -> None:
         self.limit = None if before.file_bytes is None else with_slack(before.file_bytes)
@@ -71,16 +71,16 @@ class SizeCheck:
         return emitted if isinstance(emitted, Verdict) else Verdict(True)
 
     def emitted(self, model: Model) -> Emission:
-        """The model as ONNX; that of the last check where it is the same."""
+        """The model as ONNX; the last check's emission where the model is the same."""
         if self._last is not None and self._last[0] is model:
             return self._last[1]
         return onnx_io.emission(model)
 
     def _fitting(self, candidate: Model) -> Emission | Verdict:
-        self._last = None  # two models' weights at once would be one too many
+        self._last = None  # frees the last emission: never two models' weights at once
         try:
             emitted = onnx_io.emission(candidate)
-        except Exception as error:  # what a pass from anywhere left may break anything
+        except Exception as error:  # a third-party pass may leave a model that breaks any part of emission
             return Verdict(False, f"the model cannot be written: {type(error).__name__}: {error}")
         size = onnx_io.file_bytes(candidate, emitted)
         if self.limit is not None and size > self.limit:
@@ -90,13 +90,12 @@ class SizeCheck:
 
 
 class EquivalenceCheck(SizeCheck):
-    """Beyond that, results equal to the reference's. Remembers the last comparison, and how long comparing took.
+    """A `SizeCheck` that also requires results equal to the reference's; keeps the last comparison and the time spent.
 
-    A result that cannot be verified is refused, too: in doubt the original is kept. One that is the same expression of
-    inputs and weights (`equivalence.structure`) is loaded and run, not compared. unverified: the last comparison that
-    told nothing. parsed: the reference as ONNX where it
-    was parsed already. given: reads samples of the caller, for a reference on which no made-up inputs run. grounds: why
-    a candidate without a comparison counts as equal.
+    An unverifiable candidate is refused, too: in doubt the original is kept. A candidate that is the same expression of
+    inputs and weights (`equivalence.structure`) is loaded and run, not compared. unverified: the last inconclusive
+    comparison. parsed: the reference as ONNX where already parsed. given: reads the caller's samples, for a reference
+    on which no made-up inputs run. grounds: why a candidate without a comparison counts as equal.
     """
 
     def __init__(
@@ -130,10 +129,10 @@ class EquivalenceCheck(SizeCheck):
         return Verdict(self.comparison.status == "equal", self.comparison.reason, self.comparison.worst_error)
 
     def unchanged(self, candidate: Model) -> Verdict:
-        """Whether a model that no pass changed may be written anew: it loads, and gives the same on one sample.
+        """Whether the emission of an unchanged model may be kept: it loads, and gives equal results on one sample.
 
-        Only a difference refuses it: what cannot be verified is still what it was. `comparison` is None then: that
-        of a result that was rolled back says nothing of this one.
+        Only a difference refuses it: an unverifiable model is still the original. Resets `comparison` to None, since
+        the comparison of a rolled-back result does not apply to this model.
         """
         self.comparison = None
         emitted = self._fitting(candidate)
@@ -153,11 +152,11 @@ class EquivalenceCheck(SizeCheck):
         return Verdict(comparison.status != "different", comparison.reason)
 
     def _fitting(self, candidate: Model) -> Emission | Verdict:
-        self._candidate = None  # it holds the last emission
+        self._candidate = None  # would keep the last emission alive
         return super()._fitting(candidate)
 
     def _is_same_computation(self, emitted: Emission) -> bool:
-        """Whether results are the same expressions of inputs and weights, and what is written loads and runs."""
+        """Whether results are the same expressions of inputs and weights, and the emission loads and runs."""
         from .equivalence.comparison import is_same_computation, runs
 
         start = time.perf_counter()
@@ -167,7 +166,7 @@ class EquivalenceCheck(SizeCheck):
         return same
 
     def _original(self) -> RunnableModel:
-        """The reference, opened once; its large weights are shared with every candidate that has them, too."""
+        """The reference, opened once; candidates share its large weights."""
         from .equivalence.runnable import RunnableModel, folder_of, open_runnable
         from .onnx_io.lend import WeightPool
 
@@ -186,7 +185,7 @@ class EquivalenceCheck(SizeCheck):
         return self._opened
 
     def _open(self, emitted: Emission) -> RunnableModel:
-        """A candidate; that of the last call where it is the same."""
+        """The candidate, opened; the last call's where the emission is the same."""
         from .equivalence.runnable import RunnableModel
 
         if self._candidate is None or self._candidate[0] is not emitted:
@@ -198,8 +197,8 @@ class EquivalenceCheck(SizeCheck):
         return self._candidate[1]
 
     def probe(self, candidate: Model) -> Verdict:
-        """Whether it fails as the last candidate did, for less: the same inputs each time, no power, inner values only
-        where they alone differed.
+        """Whether a candidate still fails, cheaply, during bisection: fixed inputs, no power, inner values only where
+        they alone differed.
         """
         emitted = self._fitting(candidate)
         if isinstance(emitted, Verdict):
@@ -218,7 +217,7 @@ class EquivalenceCheck(SizeCheck):
         inputs = inputs or self._samples
         comparison = compare(self._original(), self._open(emitted), inputs, seed=self.seed, **options)
         if inputs is None and comparison.samples == 0 and self.given is not None:
-            with suppress(InputError):  # sizes may be fixed that the samples do not have
+            with suppress(InputError):  # the caller's samples may have other than the fixed sizes
                 samples = self.given()
                 comparison = compare(self._original(), self._open(emitted), samples, seed=self.seed, **options)
                 self._samples = self.feeds = samples
@@ -227,7 +226,7 @@ class EquivalenceCheck(SizeCheck):
 
 
 def evidence(comparison: Comparison) -> str:
-    """On what grounds a result counts as equal."""
+    """Samples, error and power of a comparison, in words."""
     text = f"on {comparison.samples} samples, the largest error {comparison.worst_error:.1%} of what is allowed"
     least = "at least " * comparison.is_power_least
     return text if comparison.power is None else f"{text}, power {least}{comparison.power:.0%}"

@@ -14,8 +14,8 @@ _SPOKEN = {"true": True, "yes": True, "1": True, "false": False, "no": False, "0
 def values_of(options: type, what: str, words: Sequence[str], without: Collection[str] = ()) -> dict[str, Any]:
     """Values by the fields of a dataclass, from KEY=VALUE, or KEY alone for true; commas part lists.
 
-    what: begins each complaint. without: fields that are no words. OptionError for any other key, or a value that is
-    none of the field's type.
+    what: begins each error message. without: fields that have no word. OptionError for any other key, or a value that
+    does not fit the field's type.
     """
     known = {field.name: str(field.type) for field in fields(options) if field.name not in without}
     given: dict[str, Any] = {}

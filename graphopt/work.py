@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from .onnx_io.source import ModelSource
 
 GIVEN = 4
-"""Samples of the caller that a result is compared on where no made-up inputs run: as many as are made up."""
+"""Caller's samples on which a result is compared where no made-up inputs run: as many as would be made up."""
 
 
 @dataclass(slots=True)
@@ -44,8 +44,8 @@ class Work:
         self, reference: ModelSource | Model, before: Figures, parsed: Emission | None = None,
         context: StageContext | None = None,
     ) -> SizeCheck:  # fmt: skip
-        """What a result has to pass. parsed: the reference as ONNX, where it was parsed already. context: has the
-        caller's data, if there are any."""
+        """The check for results of the exact passes. parsed: the reference as ONNX, where already parsed. context:
+        holds the caller's data, if any."""
         if self.options.validation.policy == "off":
             return SizeCheck(before)
         given = None if context is None or context.calibration.is_synthetic else context.calibration
@@ -65,7 +65,7 @@ class Work:
     def compressed(
         self, model: Model, context: StageContext, last: Sequence[Pass]
     ) -> tuple[Model, tuple[StageReport, ...]]:
-        """Run the lossy stages of the options on a model that the exact passes have been through."""
+        """Run the options' lossy stages on the result of the exact passes."""
         with collector_running():
             finished, stages = run_stages(model, _stages(self.options.compression), context, self.clean)
         if last and self.options.target.runtime == "onnxruntime":
@@ -73,12 +73,12 @@ class Work:
         return finished, stages
 
     def quietly(self, model: Model, check: SizeCheck) -> Outcome:
-        """Run the exact schedule on a part of a model."""
+        """Run the exact schedule on a part of a model, without callbacks."""
         quiet = replace(self, progress=None, on_blame=None)
         return quiet.run(model, self.exact, check, figures(model).constant_bytes)
 
     def clean(self, model: Model, schedule: Sequence[Pass] | None = None) -> Model:
-        """The exact passes once more, on what a lossy stage left; validated against that, else left as it is."""
+        """The exact passes on the result of a lossy stage, validated against it; that result itself if refused."""
         emitted = onnx_io.emission(model)
         size = figures(model, onnx_io.file_bytes(model, emitted))
         quiet = replace(self, progress=None, on_blame=None, options=_checked_at_end(self.options))
@@ -93,10 +93,10 @@ def _checked_at_end(options: Options) -> Options:
 
 @dataclass(frozen=True, slots=True)
 class Exact:
-    """A model that the exact passes have been through, not validated, with its data: many recipes start from it.
+    """The unvalidated result of the exact passes, with its data: the common start of many recipes.
 
-    model: for lossy stages, which never edit it. context: of these stages, with the original's results. last: the
-    passes that wait for them.
+    model: input of lossy stages, which never edit it. context: of these stages, with the original's results. last: the
+    passes that run after the stages.
     """
 
     model: Model
@@ -105,8 +105,8 @@ class Exact:
     last: Sequence[Pass]
 
     def compressed(self, options: Options) -> tuple[Model, tuple[StageReport, ...]]:
-        """What `optimize_as` makes with options that differ from those of `exact` in `compression` alone; without times
-        in its reports."""
+        """The result of `optimize_as` for options that differ from `exact`'s in `compression` alone; reports lack
+        times."""
         return replace(self.work, options=options).compressed(self.model, self.context, self.last)
 
     def on(self, options: Options) -> Exact:
@@ -133,7 +133,7 @@ def exact(model: ModelSource, options: Options) -> Exact:
 
 
 def schedules(model: Model, options: Options) -> tuple[list[Pass], list[Pass]]:
-    """The passes before lossy stages, and those that wait for them: these know no operators only the target has."""
+    """The passes before lossy stages, and those after: stages do not know operators that only the target has."""
     registry, asked = current(), options.schedule
     schedule = list(registry.scheduled(asked.add) if asked.passes is None else registry.resolve(asked.passes))
     for name in asked.skip:
@@ -149,7 +149,7 @@ def schedules(model: Model, options: Options) -> tuple[list[Pass], list[Pass]]:
 
 
 def _conversion(model: Model, opset: int | None) -> list[Pass]:
-    """The pass that takes the model to the opset that is asked for. OptionError where it cannot go there."""
+    """The pass that converts the model to the requested opset, if any. OptionError where that is impossible."""
     if opset is None:
         return []
     from .passes.convert import check_convertible, convert_opset
@@ -182,7 +182,8 @@ def context_of(
 
 
 def check_operators(model: Model) -> None:
-    """ModelError for an operator that ONNX's own domain does not have at the model's opset, nor onnxruntime in it."""
+    """ModelError for an operator of ONNX's domain that neither ONNX, at the model's opset, nor onnxruntime has
+    there."""
     for body in (model, *(f.body for f in model.functions.values())):
         for node in body.graph.walk():
             if node.domain or schema(node) is not None or node.op in DEFAULT_DOMAIN:

@@ -72,10 +72,10 @@ SCHEDULE: tuple[Pass, ...] = (
     drop_requantization,
     move_codes,
     raise_opset,
-    fuse_operators,  # before what stands around activations is folded away
+    fuse_operators,  # before the operators around activations are folded
     merge_common_subexpressions,
     fold_chains,
-    fold_affine,  # a bias that stands apart hides BatchNormalization
+    fold_affine,  # a separate bias would hide BatchNormalization
     fold_batchnorm,
     fold_affine,
     fold_affine_before,
@@ -97,13 +97,13 @@ SCHEDULE: tuple[Pass, ...] = (
     tie_heads,  # once nothing folds the transposition any more
     merge_products,
     fuse_attention,  # once steps are joined
-    fuse_for_onnxruntime,  # what only the target has comes last: no other pass knows these operators
+    fuse_for_onnxruntime,  # operators of the target alone come last: no other pass knows them
     remove_dead_nodes,
 )
-"""What `optimize` runs, in order."""
+"""The passes that `optimize` runs, in order."""
 
 FOR_TARGET: tuple[Pass, ...] = (merge_products, fuse_attention, fuse_for_onnxruntime)
-"""Passes that hide what pruning and quantization look for; they wait for them."""
+"""Passes that run after the lossy stages: they hide the patterns that pruning and quantization look for."""
 
 ON_DEMAND: tuple[Pass, ...] = (inline_functions, read_weights, use_integer_operators, widen_channels, spell_powers)
 """Passes that run only when named."""
@@ -112,11 +112,11 @@ ON_DEMAND: tuple[Pass, ...] = (inline_functions, read_weights, use_integer_opera
 def stages(
     prune: Prune | None, quantize: Quantize | None, precision: Float16 | None = None, recover: Distil | None = None
 ) -> list[Stage[Any]]:
-    """The lossy stages that are wanted, in order: pruning first, for it changes what quantization must calibrate.
+    """The requested lossy stages, in order: pruning first, for it changes the activations that quantization calibrates.
 
-    What they lost is recovered after pruning, since quantization starts from these weights, and after quantization.
+    Recovery runs after pruning, since quantization starts from these weights, and again after quantization.
     """
-    from ..compress.stages import Stage  # brings onnxruntime, which the exact passes do without
+    from ..compress.stages import Stage  # loads onnxruntime, which exact passes do not need
 
     wanted: list[Stage[Any]] = []
     if prune is not None:

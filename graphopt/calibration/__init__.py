@@ -1,4 +1,4 @@
-"""Calibration: the data that flow through a model, read sample by sample, never held at once."""
+"""Calibration: inner values of a model over sample data, observed sample by sample, never all in memory."""
 
 from .activations import Taps, portions, stream
 from .doubts import doubts

@@ -18,19 +18,19 @@ from .peaks import add_peaks
 T = TypeVar("T")
 
 BUDGET = 1 << 28
-"""Bytes of inner values that are handed out at once: a model's weights are often as large.
+"""Bytes of inner values yielded at once: a model's weights are often as large.
 `python -m tests.bench.quantize_time` prints the peak memory."""
 
 
 class Taps:
     """An emitted model whose values can be read: inputs, results and inner values of the root graph.
 
-    `values` that are constants or belong to nested graphs are left out; `readable` holds the others. The model may
-    change meanwhile: values are read from the copy that was emitted. Inputs that no sample feeds are their `defaults`.
+    `readable` holds `values` without constants and values of nested graphs. The model may change meanwhile: values are
+    read from the emitted copy. Inputs that a sample omits take their `defaults`.
 
-    peaks: values [N, C, space…] of which the largest element of each channel is enough. onnxruntime finds it in its own
-    blocked layout, where handing out the whole value takes a pass to reorder it and one to copy it. Values whose peaks
-    are read are not among `readable`.
+    peaks: values [N, C, space…] of which only the largest element of each channel is read. onnxruntime computes it in
+    its own blocked layout, where returning the whole value takes a pass to reorder and one to copy. Values with peaks
+    are not among `readable`.
     """
 
     def __init__(
@@ -52,7 +52,7 @@ class Taps:
 
     @property
     def results(self) -> tuple[str, ...]:
-        """The names of the results that sessions have beside the model's own; peaks last."""
+        """The names of the outputs that sessions add to the model's own; peaks last."""
         return (*self.names.values(), *(() if self.peaks is None else (PEAKS,)))
 
     def open(self, threads: int | None) -> TappedSession:
@@ -61,13 +61,13 @@ class Taps:
 
     @property
     def session(self) -> TappedSession:
-        """The session that `run` uses, opened when first needed."""
+        """The session that `run` uses, opened at first use."""
         if self._session is None:
             self._session = self.open(self.threads)
         return self._session
 
     def run(self, feeds: Feeds, values: Sequence[Value] | None = None) -> dict[Value, Array]:
-        """The readable values, or those asked for, on one sample. ModelError when the model cannot run on it."""
+        """The requested values, by default all readable ones, on one sample. ModelError when the run fails."""
         wanted = self.readable if values is None else values
         taps = [self.names[v] for v in wanted if v in self.names]
         results, given = self.session.run(feeds, taps), {**self.defaults, **feeds}
@@ -83,7 +83,7 @@ def stream(
         if not taps.readable:
             return
         values_read = taps.run(feed)
-        drained = ((value, values_read.pop(value)) for value in list(values_read))  # so that arrays can go
+        drained = ((value, values_read.pop(value)) for value in list(values_read))  # lets each array be freed
         for portion in portions(drained, lambda item: item[1].nbytes, budget):
             yield dict(portion)
 

@@ -26,10 +26,10 @@ from .ranges import observer_for
 CHUNK = 8
 """Samples that one task of a given executor takes: results are merged, and the cache is written, once a task."""
 AHEAD = 4
-"""Tasks under way at a time, and the most workers of our own: samples read ahead, and values held, stay bounded.
-`python -m tests.bench.quantize_time` shows time and peak memory."""
+"""Concurrent tasks, and the most threads of our own: bounds samples read ahead and values in memory. `python -m
+tests.bench.quantize_time` shows time and peak memory."""
 HELD = 1 << 29
-"""Bytes of inner values that all workers of our own may hold; beyond, one takes all cores for itself."""
+"""Bytes of inner values that all threads of our own may hold; beyond, one worker uses all cores."""
 
 NOTHING: Content = MappingProxyType({})
 ObservedChunk = tuple[int, list[Extent]]
@@ -38,10 +38,10 @@ ObservedChunk = tuple[int, list[Extent]]
 
 @dataclass(frozen=True, slots=True)
 class ChunkObserver:
-    """Observes the inputs and tapped values called `names`; without a session it opens the model in the content
-    `model` itself.
+    """Observes the inputs and tapped values `names`; without `session`, opens the model whose content digest is
+    `model`.
 
-    defaults: of inputs that samples may leave out.
+    defaults: of inputs that samples may omit.
     """
 
     names: tuple[str, ...]
@@ -66,7 +66,7 @@ class ChunkObserver:
 
 @lru_cache(maxsize=1)
 def _process_session(model: str, folder: str, taps: tuple[str, ...]) -> TappedSession:
-    """The session of this process; its neighbours have the other cores."""
+    """This process's session, of one thread: other worker processes use the other cores."""
     opened = open_runnable(content(model))
     source = RunnableModel(opened.proto, None, Path(folder) if folder else None, opened.lent)
     return source.session(optimize=True, threads=1, taps=taps)
@@ -82,7 +82,7 @@ def observe_chunks(
     try:
         if executor is None:
             yield from _on_own_threads(observer, taps, iter(feeds))
-        elif type(executor) is ThreadPoolExecutor:  # its kin may run work in other interpreters or processes
+        elif type(executor) is ThreadPoolExecutor:  # a subclass may run tasks in other interpreters or processes
             yield from _submitted(replace(observer, session=taps.open(1)), iter(feeds), executor, CHUNK)
         else:
             model = taps.source.whole().proto.SerializeToString()
@@ -93,7 +93,7 @@ def observe_chunks(
 
 
 def _on_own_threads(observer: ChunkObserver, taps: Taps, feeds: Iterator[Feeds]) -> Iterator[ObservedChunk]:
-    """Several samples at a time on two cores each, which wastes less than all cores on one; one where it is large."""
+    """Several samples at once on two cores each, faster than all cores on one; one at a time if they exceed `HELD`."""
     first = list(islice(feeds, 2))
     workers = max(1, min(cpu_count() // 2, AHEAD)) if len(first) > 1 else 1
     threads = max(1, cpu_count() // workers)
@@ -115,7 +115,7 @@ def _on_own_threads(observer: ChunkObserver, taps: Taps, feeds: Iterator[Feeds])
 def _submitted(
     observer: ChunkObserver, feeds: Iterator[Feeds], executor: Executor, size: int, sent: Content = NOTHING
 ) -> Iterator[ObservedChunk]:
-    """Chunks handed to an executor, results in order; when reading fails, chunks under way are still yielded."""
+    """Observations by an executor, in order; when reading samples fails, chunks under way are still yielded."""
     under_way: deque[tuple[int, Future[list[Extent]]]] = deque()
     failure: Exception | None = None
     chunk: list[Feeds] = []
@@ -123,7 +123,7 @@ def _submitted(
         while True:
             try:
                 chunk = [] if failure else list(islice(feeds, size))
-            except Exception as error:  # whatever the source of samples raises, raised again below
+            except Exception as error:  # the source of samples may raise anything; raised again below
                 failure, chunk = error, []
             if chunk:
                 under_way.append((len(chunk), submit(executor, observer, (chunk,), sent)))

@@ -1,4 +1,4 @@
-"""Calibration data that do not look like the model's: other units than in training, or a single sample."""
+"""Calibration data unlike the model's training data: in other units, or a single sample."""
 
 from __future__ import annotations
 
@@ -18,17 +18,17 @@ from .activations import Taps
 from .source import Calibration
 
 SAMPLES = 8
-"""Samples that are looked at: pixels in other units show in the first, and reading costs a run each."""
+"""Samples examined: pixels in other units show in the first, and each costs a run."""
 FAR, NARROW = 10.0, 1 / 32
-"""Root-mean-square distance from the running mean, in running standard deviations, from which on data are doubted, and
-the spread below which they are. Right data have 1 for both, by the definition of the statistics. Bytes in place of 0 to
-1 have 255 times as much of either, or as little the other way round: each limit is far from both. Data normalised with
-other constants than the training's (a factor of 4 for ImageNet's) are not doubted."""
+"""Root-mean-square distance from the running mean, in running standard deviations, above which data are doubted, and
+the spread below which they are. Correct data have 1 for both, by definition of the statistics. Bytes in place of 0 to 1
+scale both by 255, 0 to 1 in place of bytes by 1 / 255: each limit is far from both. Data normalised with other
+constants than the training's (a factor of 4 for ImageNet's) are not doubted."""
 WIDE = 32.0
-"""Largest element behind the model's own normalisation from which on data are doubted; those that belong there end
-within 4.4 (1 / 0.229, ImageNet's smallest deviation), and bytes in place of 0 to 1 begin at 255: the middle of both."""
+"""Largest element behind the model's own normalization above which data are doubted. Correct data stay within 4.4 (1 /
+0.229, ImageNet's smallest deviation), bytes in place of 0 to 1 start at 255: the limit lies between."""
 ENOUGH = 16
-"""Elements a channel from which on their spread says something."""
+"""Least elements per channel for a meaningful spread."""
 _COLOURS = 4
 """Channels of an image with transparency: a normalisation moves each by a constant of its own."""
 _PASSED = ("Cast", "Identity", "Reshape", "Squeeze", "Transpose", "Unsqueeze")
@@ -53,7 +53,7 @@ def doubts(model: Model, calibration: Calibration) -> tuple[str, ...]:
     seen = None if norm is None else _Statistics(norm)
     if not spreads and seen is None:
         return tuple(found)
-    with suppress(ModelError):  # what cannot be run is told elsewhere
+    with suppress(ModelError):  # a model that cannot run is reported elsewhere
         _read(model, feeds, spreads, seen)
     for value, last in inputs.items():
         found += [f"calibration: {value.name} {why}" for why in spreads[last].doubts()]
@@ -63,14 +63,14 @@ def doubts(model: Model, calibration: Calibration) -> tuple[str, ...]:
 
 
 def _rows(feed: Feeds) -> int:
-    """How many samples one feed holds: its first size, where all inputs agree on it."""
+    """Number of samples in a feed: the first size, where all inputs agree on it."""
     sizes = {v.shape[0] if v.ndim > 1 else 1 for v in feed.values() if isinstance(v, np.ndarray)}
     return sizes.pop() if len(sizes) == 1 else 1
 
 
 def _normalised(value: Value) -> Value | None:
-    """The value behind the sums and products with constants that an input goes through first; None without any, and for
-    scalars and lists, which are sizes and rates."""
+    """The value after an input's initial sums and products with constants; None without any, and for scalars and lists,
+    which are sizes and rates."""
     affine, current = False, value
     if len(shape_of(value) or ()) < 2:
         return None
@@ -103,7 +103,7 @@ def _read(model: Model, feeds: Iterable[Feeds], spreads: dict[Value, _Spread], s
 
 @dataclass(slots=True)
 class _Spread:
-    """The least and the greatest element behind a normalisation, of each colour where there are any."""
+    """The least and greatest element behind a normalization, per color channel of an image."""
 
     low: Any = np.inf
     high: Any = -np.inf
@@ -130,7 +130,7 @@ class _Spread:
 
 @dataclass(slots=True)
 class _Statistics:
-    """Moments a channel of the values that a BatchNormalization reads, [N, C, …], beside its running statistics."""
+    """Moments per channel of a BatchNormalization's input [N, C, …], beside its running statistics."""
 
     node: Node
     count: int = 0
@@ -157,7 +157,7 @@ class _Statistics:
         self.squares = self.squares + np.square(distance).sum(axis=0)
 
     def doubts(self) -> list[str]:
-        """The median channel judges: one that is dead in training is far from its statistics with any data."""
+        """Reasons by the median channel: a channel dead in training is far from its statistics with any data."""
         if not self.count:
             return []
         name = self.node.name or self.node.output.name or "the first BatchNormalization"

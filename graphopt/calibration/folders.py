@@ -1,4 +1,4 @@
-"""Folders of images or arrays as samples, and the standard ways in which images become what a model takes."""
+"""Folders of images or arrays as samples, and the standard preprocessing of images into model inputs."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ PRESETS: Mapping[str, Preprocess] = {
 
 
 def preprocess_named(text: str | Preprocess | None) -> Preprocess | None:
-    """The preprocessing that words ask for: a preset, then any of `name=value`, with commas between.
+    """The preprocessing named by a text: a preset, then any of `name=value`, separated by commas.
 
     `imagenet,size=256x256` or `scale=1/255,mean=0.5:0.5:0.5,std=0.25,layout=nhwc,colour=bgr`. OptionError.
     """
@@ -109,7 +109,7 @@ _READERS: Mapping[str, Callable[[str], Any]] = {
 def read_folder(
     folder: Path, source: Signature, preprocess: Preprocess | None
 ) -> Callable[[], Iterator[Mapping[str, Any]]]:
-    """The samples of a folder and of those in it, in the order of their paths, read when asked for.
+    """The samples of a folder and its subfolders, in the order of their paths, read lazily.
 
     Images (for models of one input), or arrays: a `.npy` for models of one input, or a `.npz` of inputs by name, each
     file a sample. InputError where there are none, or both, or images without a preprocessing.

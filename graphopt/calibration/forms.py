@@ -1,4 +1,4 @@
-"""Samples in the forms people have, as feeds: dicts, `(x, y)` pairs, arrays, tensors of torch, batched or not."""
+"""Converts samples to feeds: from dicts, `(x, y)` pairs, arrays, texts or torch tensors, batched or not."""
 
 from __future__ import annotations
 
@@ -20,10 +20,10 @@ IGNORED = "calibration: {} ignored, the model has no such input"
 
 
 class Forms:
-    """Turns samples into feeds of a model. `notes`: what the reader must know of samples seen so far, each once.
+    """Turns samples into feeds of a model. `notes`: warnings about the samples seen so far, each once.
 
-    prompts: how the model takes tokens, None where it does not. run: the model's results, by which prompts leave
-    caches. tokenizer: turns texts into tokens.
+    prompts: the model's token inputs, None without any. run: computes the model's results, the source of filled caches.
+    tokenizer: turns texts into tokens.
     """
 
     def __init__(
@@ -49,7 +49,7 @@ class Forms:
             yield checked_feed(row, self.source, exact=True)
 
     def named(self, sample: Any) -> Feeds:
-        """A sample by the names of inputs, without what the model does not take. InputError."""
+        """A sample by input names, without entries that the model has no input for. InputError."""
         if isinstance(sample, (tuple, list)) and sample:
             sample = self._of_pair(sample)
         elif is_array(sample):
@@ -77,7 +77,7 @@ class Forms:
         return as_tokens(sample) if self.prompts is not None and len(self.names) > 1 else None
 
     def _of_prompt(self, tokens: Array) -> Iterator[Feeds]:
-        """The feeds of a prompt; some of the first ones in two parts, the second behind a cache."""
+        """The feeds of a prompt; the first few prompts come in two parts, the second behind a cache."""
         assert self.prompts is not None
         key = tokens.tobytes()
         if self.run is None or tokens.ndim > 1 or (key not in self._apart and len(self._apart) >= HELD_APART):
@@ -88,7 +88,7 @@ class Forms:
         yield from self._apart[key]
 
     def _of_pair(self, sample: Sequence[Any]) -> Any:
-        """The inputs of `(x, y)`: a dict first, or an array for each input in order; what follows are labels."""
+        """The inputs of `(x, y)`: a leading dict, or an array for each input in order; the rest, labels, is dropped."""
         given = sample[0]
         if isinstance(given, Mapping):
             rest = len(sample) - 1
@@ -112,12 +112,12 @@ class Forms:
 
 
 def is_array(value: Any) -> bool:
-    """Whether it is an array or tensor of at least one axis."""
+    """Whether `value` is an array or tensor of at least one axis."""
     return getattr(value, "ndim", 0) > 0 and hasattr(value, "dtype")
 
 
 def as_array(value: Any) -> Any:
-    """A tensor of torch as an array, on the CPU and without its gradient; anything else as it is. InputError."""
+    """A torch tensor as an array, on the CPU and without its gradient; any other value unchanged. InputError."""
     if not hasattr(value, "detach"):
         return value
     tensor = value.detach().cpu()
@@ -130,7 +130,7 @@ def as_array(value: Any) -> Any:
 
 
 def _with_batch(info: ValueInfo, value: Any) -> Any:
-    """A sample without its batch gets one of a single row, where the model's is one or open."""
+    """The sample with a batch axis of one row, where it lacks one and the model's batch is one or open."""
     if not isinstance(value, np.ndarray) or not info.dims or value.ndim != len(info.dims) - 1:
         return value
     takes_one = not isinstance(info.dims[0], int) or info.dims[0] in (-1, 0, 1)

@@ -1,4 +1,4 @@
-"""Elements of a tensor that are no numbers to code: NaN, infinite ones, and the huge negative ones that masks write."""
+"""Elements of a tensor excluded from quantization ranges: NaN, infinities, and the huge magnitudes of masks."""
 
 from __future__ import annotations
 
@@ -12,19 +12,19 @@ HUGE = 1e30
 HUGE_HALF = 3e4
 """The same for negative elements of float16, whose least number is −65504; exporters write that or −3e4."""
 _INFINITE, _MASK = (int(np.array(number, np.float16).view(np.uint16)) for number in (np.inf, -HUGE_HALF))
-"""Bits of float16 from which on positive, and negative, elements are none: each sign's grow with its magnitudes."""
+"""Least bit patterns of excluded float16 elements, positive and negative: per sign, bits grow with magnitude."""
 
 
 def numbers(array: Array) -> Array | None:
-    """Which elements of a float array are numbers to code, as a boolean array; None where all are."""
+    """The elements of a float array to quantize, as a boolean array; None where all are."""
     if array.dtype.kind != "f" or not array.size:
         return None
     low, high = (-HUGE_HALF, np.inf) if array.dtype == np.float16 else (-HUGE, HUGE)
-    if array.dtype == np.float16:  # by their bits, which numpy compares many times as fast
+    if array.dtype == np.float16:  # numpy compares bit patterns many times as fast as float16
         bits = array.view(np.int16)
         all_kept = bits.max() < _INFINITE and bits.view(np.uint16).max() < _MASK
         return None if all_kept else np.asarray((array > low) & (array < high))
-    if low < array.min() and array.max() < high:  # NaN is neither
+    if low < array.min() and array.max() < high:  # comparisons with NaN are False
         return None
     kept: Array = (array > low) & (array < high)
     return kept

@@ -31,7 +31,7 @@ def observe(
     peaks: Set[Value] = frozenset(), executor: Executor | None = None, cache: str | os.PathLike[str] | None = None,
     progress: Callable[[int], None] | None = None,
 ) -> Observed:  # fmt: skip
-    """The observer of each value of the model's root graph, over all samples; values that cannot be read are absent.
+    """The observer of each value of the model's root graph, over all samples; unreadable values are absent.
 
     peaks: values [N, C, space…] that are never negative, of which min-max reads each channel's largest element alone.
     executor: any of `concurrent.futures`, runs chunks of samples (threads share a session, processes open their own);
@@ -74,7 +74,8 @@ class _ObserverCache:
         self.samples = DigestedFeeds(())
 
     def resume(self, empty: list[Any], feeds: Iterable[Feeds]) -> tuple[int, list[Any], Iterable[Feeds]]:
-        """The number of samples seen, their observers, and the samples left; 0 and `empty` where the file is no fit."""
+        """The number of samples seen, their observers, the samples left; 0 and `empty` where the file does not
+        match."""
         count, totals, seen = self._load(empty)
         self.samples = DigestedFeeds(feeds)
         for _ in islice(self.samples, count):
@@ -107,7 +108,7 @@ class _ObserverCache:
 
 
 class DigestedFeeds(Iterator[Feeds]):
-    """Samples as they are read, with a digest of all samples up to each: a cache holds for the same data alone."""
+    """Passes samples through and digests all samples so far: a cache is valid for the same data alone."""
 
     def __init__(self, feeds: Iterable[Feeds]) -> None:
         self.feeds, self.digests = iter(feeds), [b""]

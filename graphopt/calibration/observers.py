@@ -21,10 +21,10 @@ _LEAST = -100  # exponents below this would overflow the reciprocal of a bin's w
 
 
 class Extent:
-    """The least and greatest element: numbers, or arrays along `axis`. Zero is always inside: it must have a code.
+    """The least and greatest element: numbers, or arrays along `axis`. Always includes zero, which must have a code.
 
-    masked: how many elements were none that a code could stand for (see `numbers`) and are not in the extent; with
-    `axis`, an array of whether each index had one among its least and greatest.
+    masked: number of elements excluded from the extent because no code could represent them (see `numbers`); with
+    `axis`, per index whether its least or greatest element was one.
     """
 
     __slots__ = ("axis", "high", "low", "masked", "seen")
@@ -41,7 +41,7 @@ class Extent:
         self._numbers_of(array)
 
     def _numbers_of(self, array: Array) -> Array:
-        """Take one array in; its elements that are numbers to code."""
+        """Take one array in; returns its elements to quantize."""
         self.seen += array.size
         kept = None if self.axis is not None else numbers(array)
         if kept is not None:
@@ -122,7 +122,7 @@ def _exponent_of(magnitude: float) -> int:
 
 
 def _joined(counts: Array, times: int) -> Array:
-    """Counts over a range 2^times as wide: bins joined from the middle outwards."""
+    """Counts over a range 2^times as wide: bins merged from the middle outward."""
     if times <= 0:
         return counts.copy()
     if not counts.any():

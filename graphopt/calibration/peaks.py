@@ -1,4 +1,4 @@
-"""The largest elements of many values, computed by onnxruntime in its own layout and handed out as one small tensor."""
+"""The largest elements of many values, computed by onnxruntime in its own layout and returned as one small tensor."""
 
 from __future__ import annotations
 
@@ -17,15 +17,15 @@ Kind = tuple[int | str, int]
 
 @dataclass(frozen=True, slots=True)
 class Peaks:
-    """The result NAME [N, ΣC, 1…] holds the largest element of each channel of values [N, C, space…].
+    """The output NAME [N, ΣC, 1…]: the largest element of each channel of values [N, C, space…].
 
-    channels: of each value, its slice of that result.
+    channels: each value's slice of that output.
     """
 
     channels: Mapping[Value, slice]
 
     def extents(self, seen: Extent) -> Iterator[tuple[Value, Extent]]:
-        """The extent of each value, from one along the channels of the result."""
+        """The extent of each value, from the extent along the channels of the output."""
         for value, part in self.channels.items():
             extent = Extent()
             extent.low, extent.high = float(seen.low[part].min()), float(seen.high[part].max())
@@ -35,7 +35,8 @@ class Peaks:
 
 
 def add_peaks(graph: onnx.GraphProto, names: Mapping[Value, str], wanted: Iterable[Value]) -> Peaks | None:
-    """Add the result NAME to an emitted graph: peaks of the wanted values that fit one tensor; None without any."""
+    """Add the output NAME to an emitted graph: peaks of the most `wanted` values of equal batch and rank; None if
+    none."""
     kinds: dict[Kind, list[Value]] = {}
     for value in wanted:
         kind = _kind(value)
@@ -57,7 +58,7 @@ def add_peaks(graph: onnx.GraphProto, names: Mapping[Value, str], wanted: Iterab
 
 
 def _kind(value: Value) -> Kind | None:
-    """The batch's size and the rank, which tensors must share to be joined along their channels."""
+    """The batch size and rank, which tensors must share for Concat along channels; None where unknown."""
     shape = value.type.shape if isinstance(value.type, TensorType) else None
     if shape is None or len(shape) < 3 or shape[0] is None or not isinstance(shape[1], int):
         return None

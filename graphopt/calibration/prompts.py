@@ -1,9 +1,9 @@
-"""Prompts of a language model as feeds: tokens, with the mask, positions and empty caches that a decoder takes beside.
+"""Prompts of a language model as feeds: tokens, with the mask, positions and empty caches of a decoder.
 
 The first token of a prompt is where attention rests (its sink): its activations are the largest of all, and weights
-that were rounded without a look at them lose the model. So prompts run whole, from an empty cache. Where there are no
-data, text that the model writes itself takes their place: random tokens have other activations (LLM-QAT, Liu et al.
-2023, calibrates so). Beside data it shows few bits what other texts lead to.
+rounded without them ruin the model. So prompts run whole, from an empty cache. Without data, text that the model
+generates itself takes their place: random tokens have other activations (LLM-QAT, Liu et al. 2023, calibrates so).
+Beside data, such text adds activations of other texts for weights of few bits.
 """
 
 from __future__ import annotations
@@ -24,28 +24,28 @@ from ..ir import Array, DType, Model, Value
 TOKENS, MASK = re.compile(r"(^|_)(ids|tokens?)$", re.I), re.compile(r"mask", re.I)
 POSITIONS, SEGMENTS = re.compile(r"position", re.I), re.compile(r"token_type|segment", re.I)
 CACHE = re.compile(r"past|cache|(^|_)(key|value)s?(_|\.|\d|$)", re.I)
-"""The names that exporters give to the inputs of a language model."""
+"""Patterns of the names that exporters give to the inputs of a language model."""
 PREFIXES = re.compile(r"past_key_values|past_key_value|past|presents?|new|cache|out(put)?|in(put)?|[._]", re.I)
-"""Parts of the names of caches by which those that enter differ from those that leave."""
+"""Parts of names that distinguish input caches from output caches."""
 STARTS = (0, 1, 2)
 """Tokens that begin a text in most vocabularies (GPT-NeoX, Llama, Gemma): an ONNX file does not name its own."""
 TEXTS, FEW_TEXTS, LENGTH, LIKELY = 12, 4, 96, 40
-"""Texts that a model writes, fewer where they only judge 8 bits, their length in tokens, and how many of the likeliest
-tokens each is drawn from. 1,152 tokens took SmolLM2-135M 15 s of one core; `python -m tests.bench.language` shows what
-they lead to."""
+"""Texts that a model generates, fewer where they only judge 8 bits; their length in tokens; the number of likeliest
+tokens to sample from. 1,152 tokens took SmolLM2-135M 15 s of one core; `python -m tests.bench.language` shows the
+effect on accuracy."""
 ENOUGH = 17
-"""Tokens from which on a text that the model could not continue is long enough: it has at least 16 positions."""
+"""Least tokens of a text that the model could not continue: it then has at least 16 positions."""
 HELD_APART = 4
-"""Prompts whose second half runs on the cache of the first half, so that full caches are seen, too."""
+"""Prompts whose second half runs on the cache of the first half, so that calibration also sees full caches."""
 
 
 @dataclass(frozen=True, slots=True)
 class Prompts:
-    """How a language model takes tokens.
+    """The token inputs of a language model.
 
-    ids, mask, positions, segments: its inputs of whole numbers [B, S], of the mask [B, past + S]; "" for none. caches:
-    its empty caches by name, with a batch of 1, and the axes of batch and of time. vocabulary: the rows of its table of
-    tokens; None where they are unknown. dtypes: of the inputs, by name and in order.
+    ids, mask, positions, segments: names of its integer inputs [B, S], the mask's [B, past + S]; "" for none. caches:
+    by name, an empty cache of batch 1, its batch axis and time axis. vocabulary: rows of the embedding table; None
+    where unknown. dtypes: of the inputs, by name and in order.
     """
 
     ids: str
@@ -58,9 +58,9 @@ class Prompts:
 
     @classmethod
     def of(cls, source: Signature, model: Any = None) -> Prompts | None:
-        """None for a model that takes anything beside tokens, mask, positions and caches."""
+        """The token inputs of a model; None for inputs beside tokens, mask, positions, segments and caches."""
         found = dict.fromkeys(("mask", "positions", "segments", "ids"), "")
-        names = {"mask": MASK, "positions": POSITIONS, "segments": SEGMENTS, "ids": TOKENS}  # ids: what no other takes
+        names = {"mask": MASK, "positions": POSITIONS, "segments": SEGMENTS, "ids": TOKENS}  # ids: any other
         caches: dict[str, tuple[Array, int, int]] = {}
         dtypes: dict[str, np.dtype[Any]] = {}
         for info in source.inputs:
@@ -82,8 +82,7 @@ class Prompts:
     def feed(self, tokens: Array, mask: Array | None = None, caches: Mapping[str, Array] | None = None) -> Feeds:
         """The feeds of tokens [S] or [B, S]. InputError for tokens that the model's table lacks.
 
-        mask: [B, S], 0 where there is padding, by default nowhere. caches: what earlier tokens left, none of them
-        padding; by default empty.
+        mask: [B, S], 0 for padding, by default none. caches: of earlier tokens, none of them padding; by default empty.
         """
         tokens = np.atleast_2d(np.asarray(tokens))
         if tokens.ndim != 2 or not tokens.size or tokens.dtype.kind not in "iu":
@@ -110,7 +109,7 @@ class Prompts:
         return {name: feeds[name] for name in self.dtypes}
 
     def completed(self, feed: Feeds) -> Feeds:
-        """A sample that has tokens, and perhaps a mask, but no caches: as a tokenizer gives them."""
+        """The feeds of a tokenizer's sample: tokens, perhaps a mask, no caches; any other sample unchanged."""
         if set(self.dtypes) <= set(feed) or self.ids not in feed or any(name in feed for name in self.caches):
             return feed
         mask = feed.get(self.mask) if self.mask else None
@@ -118,10 +117,10 @@ class Prompts:
         return {**made, **{name: value for name, value in feed.items() if name not in made}}
 
     def continued(self, tokens: Array, run: Callable[[Feeds], Mapping[str, Any]]) -> Iterator[Feeds]:
-        """A prompt [S] in two: its first half on an empty cache, its second half on the cache that the first leaves.
+        """A prompt [S] in two feeds: its first half on an empty cache, its second half on the first half's cache.
 
-        Of the second half one token where the model takes no more on a full cache, as onnxruntime-genai's files in half
-        precision do not; the whole prompt where it takes none.
+        Of the second half only one token where the model accepts no more on a full cache, as onnxruntime-genai's files
+        in half precision; the whole prompt where it accepts none.
         """
         half = len(tokens) // 2
         if not self.caches or half < 1:
@@ -138,10 +137,9 @@ class Prompts:
         yield self.feed(tokens)
 
     def caches_of(self, results: Mapping[str, Any]) -> dict[str, Array]:
-        """The caches that a run leaves, by the names of the inputs that take them next.
+        """The caches that a run returns, by the names of the inputs that read them in the next run.
 
-        They go by what is left of their names without `PREFIXES`, or else by their order. InputError where the model
-        does not return one for each.
+        Matched by names without `PREFIXES`, or else by order. InputError where the model does not return one for each.
         """
         kinds = {(empty.dtype, empty.ndim) for empty, _, _ in self.caches.values()}
         left = {name: np.asarray(v) for name, v in results.items() if (np.asarray(v).dtype, np.ndim(v)) in kinds}
@@ -154,17 +152,17 @@ class Prompts:
         return dict(zip(self.caches, left.values()))
 
     def first_tokens(self, feeds: Sequence[Feeds], length: int = 64) -> Iterator[Feeds]:
-        """Short prompts from an empty cache that begin with tokens of `STARTS`, and go on with the data's own tokens.
+        """Short prompts from an empty cache: a token of `STARTS`, then the data's own tokens.
 
-        However the data begin, in the midst of a text or behind a full cache, these show the first token's activations.
+        They show the first token's activations even where the data begin mid-text or behind a full cache.
         """
         for start, feed in zip(STARTS, [*feeds] * len(STARTS)):
             tokens = np.asarray(feed[self.ids])[0]
             prompt = np.concatenate([[start], tokens[:length]])
-            yield self.feed(prompt[: max(len(tokens), 2)])  # no longer than the data, which may fill all positions
+            yield self.feed(prompt[: max(len(tokens), 2)])  # the data may fill all positions
 
     def written(self, run: Callable[[Feeds], Mapping[str, Any]], rng: np.random.Generator, count: int) -> Array:
-        """Texts [count, LENGTH] that the model writes itself, token after token, from a first one drawn at random.
+        """Texts [count, LENGTH] that the model generates token by token, after `STARTS` and then random first tokens.
 
         InputError where its results are no scores of tokens.
         """
@@ -175,7 +173,7 @@ class Prompts:
         while True:
             try:
                 results = run(feed)
-            except InputError:  # beyond the positions that it has
+            except InputError:  # beyond the model's positions
                 if texts.shape[1] < ENOUGH:
                     raise
                 return np.asarray(texts[:, :-1])
@@ -193,12 +191,12 @@ def _drawn(scores: Array, rng: np.random.Generator) -> Array:
     count = min(LIKELY, scores.shape[1])
     likely = np.argpartition(-scores, count - 1, axis=1)[:, :count]
     some = np.take_along_axis(scores, likely, axis=1)
-    noise = rng.gumbel(size=some.shape)  # the largest of scores with such noise is distributed as their softmax
+    noise = rng.gumbel(size=some.shape)  # the argmax of scores plus Gumbel noise is a sample of their softmax
     return np.asarray(np.take_along_axis(likely, (some + noise).argmax(axis=1)[:, None], axis=1)[:, 0])
 
 
 def _empty_cache(info: ValueInfo, dtype: np.dtype[Any]) -> tuple[Array, int, int] | None:
-    """(empty, batch axis, time axis) of an input that is a cache; None for any other."""
+    """(empty cache, batch axis, time axis) of a cache input; None for any other."""
     if dtype.kind != "f" or not CACHE.search(info.name) or info.dims is None or len(info.dims) < 3:
         return None
     open_axes = [k for k, size in enumerate(info.dims) if not isinstance(size, int) or size < 1]
@@ -218,7 +216,7 @@ def _is_open(info: ValueInfo) -> bool:
 
 
 def _vocabulary(model: Any, name: str) -> int | None:
-    """The rows of the table that an input's tokens are looked up in; None where that is not seen."""
+    """Rows of the table from which an input's tokens are gathered; None where no such Gather exists."""
     if not isinstance(model, Model):
         return None
     queue = [value for value in model.graph.inputs if value.name == name]

@@ -1,4 +1,4 @@
-"""From observers to the range that codes cover: min-max, percentile, entropy, mean squared error."""
+"""Quantization ranges from observers: min-max, percentile, entropy, mean squared error."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ Cost = Callable[[Array, Array, float, float, int], float]
 
 METHODS = ("minmax", "percentile", "entropy", "mse")
 _SHARES = np.linspace(1.0, 0.2, 65)
-"""Shares of the extent that are tried as the range, in steps of 1.25 %: three codes of 8 bits."""
+"""Candidate ranges as shares of the extent, in steps of 1.25 %: three codes of 8 bits."""
 
 
 def observer_for(method: str) -> Extent:
@@ -27,7 +27,7 @@ def choose_range(
 ) -> Range:
     """The range (low ≤ 0 ≤ high) that `levels` codes should cover, by one of METHODS.
 
-    symmetric: low = −high, as codes without a zero point ask for.
+    symmetric: low = −high, for codes without a zero point.
     """
     low, high = float(seen.low), float(seen.high)
     if method == "minmax" or not isinstance(seen, Histogram) or not seen.counts.any():
@@ -56,13 +56,13 @@ def _percentile(seen: Histogram, share: float) -> Range:
 
 
 def _least(seen: Histogram, symmetric: bool, levels: int, cost: Cost) -> Range:
-    """The range of least cost among shares of the extent: both ends together, then each end alone."""
+    """The range of least cost among shares of the extent: both ends scaled together, then each alone."""
     low, high = float(seen.low), float(seen.high)
     if symmetric:
         low, high = -max(-low, high), max(-low, high)
     used = np.flatnonzero(seen.counts)
     if cost is _divergence:
-        used = used[used != HALF]  # zeros, which Relu makes many of, have a code of their own whatever the range
+        used = used[used != HALF]  # zeros, frequent after Relu, have an exact code in any range
     if not used.size:
         return low, high
     centres, counts = seen.centres[used], seen.counts[used].astype(np.float64)
@@ -89,7 +89,7 @@ def _squared_error(centres: Array, counts: Array, low: float, high: float, level
 
 
 def _divergence(centres: Array, counts: Array, low: float, high: float, levels: int) -> float:
-    """KL(P‖Q) in nats: P the values with outliers at the ends, Q the values inside as their codes represent them."""
+    """KL(P‖Q) in nats: P the values clipped to the range, Q the values inside after rounding to codes."""
     inside = (centres >= low) & (centres <= high)
     if high <= low or not inside.any():
         return np.inf

@@ -14,9 +14,9 @@ Shapes = dict[Value, tuple[int, ...]]
 
 
 def shapes_at(model: Model, values: Iterable[Value], feed: Feeds) -> Shapes:
-    """The shape of each value on `feed`; without values of open size that a run cannot read.
+    """The shape of each value on `feed`; omits values of open size that a run cannot read.
 
-    The model runs only where a size is open: once, in onnxruntime, on a session that is not kept.
+    The model runs only where a size is open: once, in a temporary onnxruntime session.
     """
     shapes: Shapes = {}
     unknown = []

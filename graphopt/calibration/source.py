@@ -1,4 +1,4 @@
-"""Calibration data in the forms people have, as feeds that can be read again and again, one sample at a time."""
+"""Calibration data of any supported form as re-iterable feeds, one sample at a time."""
 
 from __future__ import annotations
 
@@ -30,14 +30,14 @@ BATCH, BATCH_BYTES = 16, 1 << 18
 small rows are read together, since each run has a fixed cost (`python -m tests.bench.quantize_time --slope`)."""
 
 SYNTHETIC = "synthetic"
-"""The word in place of data that asks for made-up inputs where they are refused otherwise."""
+"""The word in place of data that requests made-up inputs where they are refused otherwise."""
 SYNTHESISED = "no calibration data was given: made-up inputs took its place, and no accuracy is measured on them"
 OWN_TEXT = "no calibration data was given: text that the model itself wrote took its place"
-"""The notes of a run without data."""
+"""The notes of a run without data, by the inputs that replace it."""
 
 
 CalibrationDataReader = FeedReader
-"""One with `rewind()` is read as often as needed."""
+"""A reader with `rewind()` is read as often as needed; others are spooled."""
 
 CalibrationData = FeedData | None
 """The forms of calibration data: see `open_calibration`."""
@@ -51,8 +51,8 @@ def is_synthetic(data: CalibrationData) -> bool:
 class Calibration:
     """Checked feeds of a model; every iteration reads them from the start. `note` is a warning for the user, if any.
 
-    own_text: returns feeds of text that a language model with caches writes itself, beside the data; none where it
-    writes none, or where such text is the data already.
+    own_text: returns feeds of text that a language model with caches generates itself, beside the data; none where it
+    generates none, or where such text already is the data.
 
     Iterating raises InputError, one line, when the data do not fit the model or the reader fails half-way.
     """
@@ -65,22 +65,22 @@ class Calibration:
 
     @property
     def prompts(self) -> Prompts | None:
-        """How the model takes tokens; None where it takes anything else, too."""
+        """The model's token inputs; None where it has other inputs, too."""
         return self._forms.prompts
 
     @property
     def shows_activations(self) -> bool:
-        """The inputs are data, or text that the model wrote: weights may be rounded by the activations they lead to."""
+        """Whether inputs are data, or text by the model itself: their activations may guide the rounding of weights."""
         return not self.is_synthetic or self._note == OWN_TEXT
 
     @property
     def note(self) -> str:
-        """What the reader must know of the data, as far as they were read; "" for nothing."""
+        """Warnings about the data read so far; "" for none."""
         return "; ".join((self._note,) * bool(self._note) + tuple(self._forms.notes))
 
     @property
     def is_synthetic(self) -> bool:
-        """The inputs are made up: what is measured on them tells nothing of accuracy."""
+        """Whether the inputs are made up: figures measured on them say nothing of accuracy."""
         return bool(self._note)
 
     def __iter__(self) -> Iterator[Feeds]:
@@ -106,13 +106,13 @@ def open_calibration(
 
     data: a reader with `get_next() -> dict | None` (and perhaps `rewind()`), an iterable or data set of samples, a dict
     of arrays that are stacked along a new axis or along the batch, an `.npz` or `.npy` path, a folder of images or
-    arrays; None or "synthetic" for `samples` made-up feeds, or `texts` that a language model writes itself. A sample
+    arrays; None or "synthetic" for `samples` made-up feeds, or `texts` that a language model generates itself. A sample
     is a dict of arrays, an array, or a tuple of arrays that labels may follow; tensors of torch are arrays; a batch is
-    added, or taken apart, as the model asks; what the model does not take is ignored, with a note. For language models
-    a sample may be a prompt, a list or array of tokens, which gets the mask, positions and caches that the model takes,
-    or a text. preprocess: how images become inputs, see `preprocess_named`, or the function that makes tokens of texts.
-    Data that can be read only once are spooled to a temporary file, as far as they are read. InputError, one line, when
-    the first sample does not fit.
+    added, or taken apart, as the model requires; entries without an input of the model are ignored, with a note. For
+    language models a sample may be a prompt, a list or array of tokens, which gets the mask, positions and caches that
+    the model takes, or a text. preprocess: of images, see `preprocess_named`, or the tokenizer of texts. Data that can
+    be read only once are spooled to a temporary file, as far as they are read. InputError, one line, when the first
+    sample does not fit.
     """
     tokenizer = None if isinstance(preprocess, (str, Preprocess)) else preprocess
     asked = preprocess_named(preprocess) if isinstance(preprocess, (str, Preprocess)) else None
@@ -156,7 +156,7 @@ class _LazySession:
 
 
 def _own_text(prompts: Prompts, run: _LazySession, seed: int, count: int) -> list[Feeds]:
-    """Texts that a language model writes itself, as feeds, the last of them in two parts; none where it writes none."""
+    """Feeds of texts that a language model generates itself, the last in two parts; none where generation fails."""
     try:
         texts = prompts.written(run, np.random.default_rng(seed), count)
         return [*prompts.continued(texts[-1], run), *map(prompts.feed, texts[:-1])]
@@ -192,7 +192,7 @@ def _reader(data: Any, source: Signature, forms: Forms, preprocess: Preprocess |
 
 
 def _rows(arrays: dict[str, Any], source: Signature) -> list[Mapping[str, Any]]:
-    """The samples in a dict of arrays: stacked along an axis of their own, or along a batch that the model leaves open
+    """The samples in a dict of arrays, stacked along an extra axis, or along a batch axis that the model leaves open
     (then a few rows a sample) or fixes to one."""
     split = unstacked(arrays, source)
     if len(split) != 1 or split[0] is not arrays:
@@ -215,7 +215,7 @@ def _rows(arrays: dict[str, Any], source: Signature) -> list[Mapping[str, Any]]:
 
 
 class _RewoundReader:
-    """A reader that can start anew, read from its start at each call."""
+    """A rewindable reader, read from its start at each call."""
 
     def __init__(self, reader: Any) -> None:
         self.reader, self.started = reader, False
@@ -228,13 +228,13 @@ class _RewoundReader:
 
 
 class _SpooledFeeds:
-    """Feeds that can be read only once, kept in a nameless temporary file in order, no more than were asked for."""
+    """Feeds that can be read only once, spooled in order to a nameless temporary file, only as far as requested."""
 
     def __init__(self, samples: Iterator[Any], forms: Forms) -> None:
         self._feeds = (feed for sample in samples for feed in forms.feeds(sample))
         self._file = tempfile.TemporaryFile(prefix="graphopt-")  # noqa: SIM115 - closed when nobody reads any more
         weakref.finalize(self, self._file.close)
-        self._places: list[int] = []  # in the file, of the feeds that were read
+        self._places: list[int] = []  # offsets in the file of the feeds read so far
 
     def __call__(self) -> Iterator[Mapping[str, Any]]:
         for index in itertools.count():

@@ -1,4 +1,4 @@
-"""Commands that judge results: `verify` and `bisect`."""
+"""Commands that validate results: `verify` and `bisect`."""
 
 from __future__ import annotations
 

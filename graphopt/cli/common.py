@@ -1,4 +1,4 @@
-"""What all commands share: kinds of arguments, and texts read as values."""
+"""Helpers of all commands: argument types, and parsers of their texts."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ __all__ = [
 
 
 def one_of(*words: str) -> Callable[[str], list[str]]:
-    """Completion by one of a few words."""
+    """Shell completion among a few words."""
 
     def complete(incomplete: str) -> list[str]:
         return [word for word in words if word.startswith(incomplete.lower())]
@@ -61,7 +61,7 @@ Names = Annotated[Optional[str], typer.Option(help="comma-separated names")]  # 
 
 
 _PIPED = 4096
-"""Columns where nobody looks: names are whole in what is piped on."""
+"""Columns of piped output: names are never cut."""
 
 
 def split(names: str | None) -> list[str] | None:
@@ -122,7 +122,7 @@ def function_of(text: str) -> Metric:
 
 
 def _module_of(file: Path) -> ModuleType:
-    """The module in a file, under a name of its own: it may be called as a package that is installed."""
+    """The module in a file, under a private name: the file may share an installed package's name."""
     from importlib.util import module_from_spec, spec_from_file_location
 
     name = f"graphopt_metric_{file.stem}"
@@ -130,6 +130,6 @@ def _module_of(file: Path) -> ModuleType:
     if spec is None or spec.loader is None:
         raise ImportError(f"{file} is no module")
     module = module_from_spec(spec)
-    sys.modules[name] = module  # dataclasses and pickles look it up
+    sys.modules[name] = module  # dataclasses and pickle look modules up here
     spec.loader.exec_module(module)
     return module

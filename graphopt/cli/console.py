@@ -1,4 +1,4 @@
-"""What the command line says, and where: consoles, how much is said, machine-readable results, the log."""
+"""Output of the command line: consoles, verbosity, machine-readable results, the log."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ WIDE = 4096
 
 
 def _console(*, stderr: bool = False) -> Console:
-    """A console; one that is no terminal breaks no line and cuts no name."""
+    """A console; without a terminal, lines do not wrap and names are not cut."""
     console = Console(stderr=stderr)
     return console if console.is_terminal else Console(stderr=stderr, width=WIDE)
 
@@ -26,7 +26,7 @@ out, err = _console(), _console(stderr=True)
 
 @dataclass(slots=True)
 class Manner:
-    """How much the current command says: with `verbose` every column and the log, with `quiet` nothing but errors."""
+    """Verbosity of the current command: with `verbose` every column and the log, with `quiet` errors alone."""
 
     verbose: bool = False
     quiet: bool = False
@@ -36,7 +36,7 @@ manner = Manner()
 
 
 def settle(*, verbose: bool, quiet: bool) -> None:
-    """Begin a command: what it says goes to stdout, unless it is quiet."""
+    """Begin a command: its output goes to stdout, unless it is quiet."""
     manner.verbose, manner.quiet = verbose and not quiet, quiet
     out.quiet, out.stderr = quiet, False
     logger = logging.getLogger("graphopt")
@@ -47,18 +47,18 @@ def settle(*, verbose: bool, quiet: bool) -> None:
 
 
 def leave_stdout() -> None:
-    """Say on stderr what is meant for people: stdout carries the result."""
+    """Redirect output for people to stderr: stdout carries the result."""
     out.stderr = True
 
 
 def note(text: str) -> None:
-    """A line on stderr beside the result, such as an option that changes nothing."""
+    """Print a note on stderr beside the result, such as an option without effect."""
     if not manner.quiet:
         err.print(f"graphopt: note: {text}", style="yellow", markup=False, highlight=False, soft_wrap=True)
 
 
 def write_json(data: Mapping[str, Any] | list[Any]) -> None:
-    """A result on stdout for machines, also of a quiet command."""
+    """Write a result as JSON to stdout, even for a quiet command."""
     sys.stdout.write(json.dumps(data, indent=2, default=_plain, ensure_ascii=False) + "\n")
     sys.stdout.flush()
 
@@ -68,7 +68,7 @@ def _plain(value: Any) -> Any:
 
 
 class _OnStderr(logging.Handler):
-    """Records as dim lines on stderr, above a bar of progress."""
+    """Log records as dim lines on stderr, above a progress bar."""
 
     def emit(self, record: logging.LogRecord) -> None:
         """Print one record."""

@@ -14,7 +14,7 @@ from .progress import progress
 from .results import MARK, PIPE, check_destination, default_name
 
 _KIND = "distilled"
-"""The kind of the result, as its default name ends."""
+"""The kind of the result, the suffix of its default name."""
 
 
 def distil(

@@ -104,7 +104,7 @@ def edit(
 
 
 def pairs_of(texts: Sequence[str], option: str, form: str) -> dict[str, str]:
-    """Texts such as `old=new` as a dict, split at the last sign of equality. OptionError."""
+    """Texts such as `old=new` as a dict, split at the last `=`. OptionError."""
     pairs: dict[str, str] = {}
     for text in texts:
         key, equals, value = text.rpartition("=")
@@ -117,7 +117,7 @@ def pairs_of(texts: Sequence[str], option: str, form: str) -> dict[str, str]:
 
 
 def bytes_of(scale: str, mean: str, std: str, layout: str) -> Bytes:
-    """The format of bytes that options describe. OptionError."""
+    """The byte format of options. OptionError."""
     from ..surgery import Bytes
 
     means, deviations = _numbers("--mean", mean), _numbers("--std", std)

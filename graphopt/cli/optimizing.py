@@ -1,4 +1,4 @@
-"""`graphopt optimize`, and what it is called with other defaults: `quantize`, `prune` and `simplify`."""
+"""`graphopt optimize`, and its variants with other defaults: `quantize`, `prune` and `simplify`."""
 
 from __future__ import annotations
 
@@ -50,12 +50,12 @@ if TYPE_CHECKING:
     from ..report import Report
 
 _SECONDS = 0.5
-"""How long each candidate is timed for the headline, as `Report.timed` does unless told otherwise."""
+"""Seconds of timing per candidate for the headline: the default of `Report.timed`."""
 _WORDS = ("int8", "int4", "static", "dynamic", "weights")
 _FASTER_NOT_PLAINER = "merge-products,hoist-over-split"
-"""Passes that a reader does without: they join layers, or move what stands once to several places, for speed alone."""
+"""Passes that `simplify` skips: they merge layers, or move one operator to several places, for speed alone."""
 _RATIO = 0.3
-"""The share that `graphopt prune` removes unless told otherwise, that of the example in README.md."""
+"""The default share of channels that `graphopt prune` removes, as in the example of README.md."""
 
 
 def optimize(
@@ -284,7 +284,7 @@ def _recover(method: str | None, words: list[str]) -> Distil | None:
 
 
 def _ignored(options: Options, dry_run: bool, beside: bool, external: bool) -> list[str]:
-    """A line for each group of options that changes nothing beside the others."""
+    """A line for each group of options that has no effect beside the other options."""
     lines = []
     asked = options.compression
     if not asked.is_wanted:

@@ -1,4 +1,4 @@
-"""Progress of a command: a bar in a terminal, plain lines elsewhere, nothing of a quiet command."""
+"""Progress of a command: a bar in a terminal, plain lines elsewhere, nothing for a quiet command."""
 
 from __future__ import annotations
 
@@ -10,19 +10,19 @@ from contextlib import contextmanager
 from .console import err, manner
 
 AFTER = 2.0
-"""Seconds without a sign that a reader of plain lines is left with: a command that takes less prints none."""
+"""Seconds before the first plain line: a shorter command prints none."""
 AGAIN = 30.0
-"""Seconds after which a line is printed although nothing is new: the command still runs. Both are choices."""
+"""Seconds after which a line is repeated without news: the command still runs. Both are choices."""
 INDENT = "  "
-"""Before each plain line; errors and notes have none."""
+"""Indentation of each plain line; errors and notes have none."""
 
 Tell = Callable[[str, "float | None"], None]
-"""Called with the current step, and the share that is done, None where it is not known."""
+"""Called with the current step and the fraction done, None where unknown."""
 
 
 @contextmanager
 def progress(what: str) -> Iterator[Tell]:
-    """Show the progress of a command on stderr, where the caller tells it."""
+    """Show the progress of a command on stderr; yields the callback that reports it."""
     if manner.quiet:
         yield lambda step, share: None
     elif err.is_terminal:
@@ -51,7 +51,7 @@ def _bar(what: str) -> Iterator[Tell]:
 
 
 class _Lines:
-    """A line when a command has run for some seconds, and again where something is new."""
+    """Prints a line once a command has run for `AFTER` seconds, and again at news."""
 
     def __init__(self, what: str) -> None:
         self.what, self.start = what, time.monotonic()

@@ -1,4 +1,4 @@
-"""Files that a command writes: their names by kind, the kind that each file tells, and what may be overwritten."""
+"""Files that a command writes: default names by kind, the kind stored in each file, and overwriting rules."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from ..result import Result
 
 MARK = "graphopt.result"
-"""The metadata entry by which a file tells the kind of result that it is; neither figures nor size limit count it."""
+"""The metadata entry with the kind of a result; neither figures nor size limit count it."""
 PIPE = "-"
 """The name of the standard input and output."""
 _METADATA, _KEY, _VALUE = 14, 1, 2
@@ -29,7 +29,7 @@ _METADATA, _KEY, _VALUE = 14, 1, 2
 def kind_of(
     quantize: Quantize | None, prune: Prune | None, exact: str = "opt", precision: Float16 | None = None
 ) -> str:
-    """The kind of a result, as its default name ends: "int8", "pruned", "pruned.int8", "w4a8", "w8", "int4",
+    """The kind of a result, the suffix of its default name: "int8", "pruned", "pruned.int8", "w4a8", "w8", "int4",
     "fp16"; else `exact`.
 
     "int8" computes with integers, and "w4a8" with weights of 4 bits and activations of 8; "w8" and "int4" only store
@@ -52,7 +52,7 @@ def default_name(source: Path, kind: str) -> Path:
 
 def check_destination(destination: Path, source: Path, kind: str, *, force: bool) -> None:
     """OutputError if a result cannot be written there, or if it would replace the model itself or a result of another
-    kind and `force` is False. A file that tells no kind is replaced: the name was given.
+    kind and `force` is False. A file without a kind is replaced: the caller named it.
     """
     if str(destination) == PIPE:
         if sys.stdout.isatty():
@@ -70,9 +70,9 @@ def check_destination(destination: Path, source: Path, kind: str, *, force: bool
 
 
 def write(result: Result, destination: Path, kind: str, external: bool) -> None:
-    """Write a result that tells its kind. OutputError."""
+    """Write a result with its kind in the metadata. OutputError."""
     result.ir.metadata[MARK] = kind
-    _mark(result, kind)  # its proto is what is written, unless weights go beside it
+    _mark(result, kind)  # `save` writes this proto, unless weights go beside it
     if str(destination) != PIPE:
         result.save(destination, external=True if external else None)
         return
@@ -86,7 +86,7 @@ def write(result: Result, destination: Path, kind: str, external: bool) -> None:
 
 
 def _mark(result: Result, kind: str) -> None:
-    """The mark in the proto that is written, in place of an earlier one."""
+    """Set the mark in the proto to write, replacing an earlier one."""
     metadata = result.emission.proto.metadata_props
     for entry in metadata:
         if entry.key == MARK:
@@ -97,7 +97,7 @@ def _mark(result: Result, kind: str) -> None:
 
 
 def kind_in(path: Path) -> str | None:
-    """The kind that a file tells, None where it tells none or is no ONNX file. Reads no graph and no weights."""
+    """The kind stored in a file, None for none or if it is no ONNX file. Reads no graph and no weights."""
     from ..onnx_io.parts.wire import WITH_LENGTH, fields
 
     try:

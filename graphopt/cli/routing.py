@@ -1,4 +1,4 @@
-"""From what people type to a command: a model alone is optimised, options may stand first, near misses are named."""
+"""Routes a command line to a command: a model alone is optimized, options may come first, near misses are named."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from ..errors import OptionError, did_you_mean
 from .console import settle
 
 USUAL = "optimize"
-"""The command of a model without one."""
+"""The command for a model without a command."""
 
 Verbose = Annotated[bool, typer.Option("--verbose", "-v", help="every column of the tables, and a log on stderr")]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="print nothing but errors; the exit code tells")]
@@ -24,7 +24,7 @@ class Commands(TyperGroup):
     """The group of all commands, in which a model's name alone stands for optimising it."""
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
-        """Find the command. OptionError for a word that is none."""
+        """Find the command. OptionError for an unknown word."""
         return super().parse_args(ctx, routed(args, self.commands, strict=not ctx.resilient_parsing))
 
 
@@ -52,7 +52,7 @@ def routed(args: list[str], commands: Collection[str], *, strict: bool = True) -
 
 
 def _is_model(word: str) -> bool:
-    """A word that names a file rather than a command: it has a suffix or a folder, exists, or is the standard input."""
+    """Whether a word names a file, not a command: it has a suffix or a folder, exists, or is the standard input."""
     if word.startswith("-"):
         return word == "-"
     return bool(Path(word).suffix) or "/" in word or "\\" in word or Path(word).exists()
@@ -61,10 +61,10 @@ def _is_model(word: str) -> bool:
 def variant(
     function: Callable[..., None], name: str, summary: str, *, without: Collection[str] = (), **usual: Any
 ) -> Callable[..., None]:
-    """A command that is another one with less to choose and other defaults.
+    """A variant of a command with fewer options and other defaults.
 
-    without: parameters that keep the other command's defaults. usual: the default of each parameter that has another,
-    or (annotation, default) where its option is named otherwise, too.
+    without: parameters that keep the other command's defaults. usual: the new default of a parameter, or (annotation,
+    default) where its option is also renamed.
     """
     hints = get_type_hints(function, include_extras=True)
     parameters = []
@@ -82,7 +82,7 @@ def variant(
 
 
 def spoken(function: Callable[..., None]) -> Callable[..., None]:
-    """A command with the options that every command has: `-v` and `-q`."""
+    """A command with the common options `-v` and `-q`."""
     hints = get_type_hints(function, include_extras=True)
     given = [p.replace(annotation=hints[p.name]) for p in inspect.signature(function).parameters.values()]
     kind = inspect.Parameter.KEYWORD_ONLY
@@ -104,7 +104,7 @@ def spoken(function: Callable[..., None]) -> Callable[..., None]:
 def _dressed(
     command: Callable[..., None], name: str, summary: str, parameters: list[inspect.Parameter]
 ) -> Callable[..., None]:
-    """A function with the name, docstring and signature that typer is to read."""
+    """A wrapper with the name, docstring and signature that typer reads."""
     command.__name__, command.__doc__ = name, summary
     command.__annotations__ = {p.name: p.annotation for p in parameters}
     command.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]

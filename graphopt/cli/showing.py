@@ -1,4 +1,4 @@
-"""Commands that show: `inspect`, `diff`, `explain` and `passes`."""
+"""Commands that show models and passes: `inspect`, `diff`, `explain` and `passes`."""
 
 from __future__ import annotations
 

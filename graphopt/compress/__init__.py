@@ -1,1 +1,1 @@
-"""Lossy compression: the frame in which quantization, pruning and what follows run, are guarded and reported."""
+"""Lossy compression: the frame that runs, guards and reports quantization, pruning and other lossy stages."""

@@ -1,4 +1,4 @@
-"""Choices for single layers, in words: what recipes hold, and what `layers=` of the stages takes."""
+"""Choices for single layers, in words: the values of `layers=` in stage options and recipes."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ QUANTIZED: dict[str, tuple[str, int]] = {
 """(mode, bits of a weight's code) of each choice that quantizes."""
 FLOAT32, FLOAT16, STORED16, STORED8 = "float32", "float16", "weights16", "weights8"
 CHOICES = (*QUANTIZED, FLOAT16, STORED16, FLOAT32)
-"""What a layer can be; with "weights16" it computes in float32 on weights that are stored in float16."""
+"""All choices for a layer; "weights16" computes in float32 on weights stored in float16."""
 _WORDS = {meant: word for word, meant in QUANTIZED.items()}
 
 
@@ -36,8 +36,8 @@ def check_choices(what: str, layers: object) -> None:
 
 
 def layer_names(nodes: Iterable[Node]) -> dict[Node, str]:
-    """A name for each node, such as those of a graph, no two alike: its own, its first output's or its operator; with
-    #2 where it is repeated."""
+    """A unique name for each of `nodes` (a graph will do): its own, its first output's or its operator's, with #2 and
+    so on where repeated."""
     names: dict[Node, str] = {}
     seen: Counter[str] = Counter()
     for node in nodes:
@@ -48,13 +48,13 @@ def layer_names(nodes: Iterable[Node]) -> dict[Node, str]:
 
 
 def branch_name(node: Node, slot: str) -> str:
-    """A branch of an If, such as "If_0, then branch": with a colon behind it stands before the names of its layers."""
+    """The name of an If's branch, such as "If_0, then branch": with a colon, the prefix of its layers' names."""
     return f"{node.name or node.output.name or node.op}, {slot.replace('_', ' ')}"
 
 
 def chosen_for(names: Mapping[Node, str], layers: Mapping[str, str]) -> dict[Node, str]:
-    """The choice of each node that has one, by its name or that of an original node that it comes from and that no
-    other has by itself: a bias that was taken out of a convolution is not what is meant by it."""
+    """The choice of each node that has one, by its name or by an origin's name that no other node bears itself: a bias
+    split off a convolution does not inherit the convolution's choice."""
     found, own = {}, {*names.values()}
     for node, name in names.items():
         origins = (origin for origin in node.origins if origin not in own)
@@ -65,7 +65,7 @@ def chosen_for(names: Mapping[Node, str], layers: Mapping[str, str]) -> dict[Nod
 
 
 def bits_for(nodes: Iterable[Node], layers: Mapping[str, str], mode: str) -> dict[Node, int]:
-    """Bits of a weight's code of each node, such as those of a graph, that is to be quantized in this mode."""
+    """The weight code's bits of each of `nodes` whose choice is this mode of quantization."""
     chosen = chosen_for(layer_names(nodes), layers)
     return {node: QUANTIZED[word][1] for node, word in chosen.items() if QUANTIZED.get(word, ("",))[0] == mode}
 

@@ -1,4 +1,4 @@
-"""What every lossy stage is given."""
+"""The context of lossy stages: data, judge, target, executor."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ from ..pipeline import Progress
 @dataclass(frozen=True, slots=True)
 class StageContext:
     """calibration: feeds to read as often as needed. quality: judges candidates against the original. max_drop: how far
-    the metric may fall; None leaves the stage to a floor of its own. target: the runtime that the result is for.
-    executor: runs independent work, where there is one; `candidates_executor`: the same for candidates, which run on
-    workers in onnxruntime alone. is_timed: whether reports tell times: not where the caller measures results itself.
+    the metric may fall; None: the stage applies its own floor. target: the runtime of the result. executor: runs
+    independent tasks, if given; `candidates_executor`: the same for candidates, which run on workers in onnxruntime
+    alone. is_timed: whether reports include times; False where the caller measures results itself.
     """
 
     calibration: Calibration

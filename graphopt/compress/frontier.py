@@ -1,6 +1,6 @@
-"""Carries the activations of a model forward over all samples, layer by layer, while its weights change.
+"""Propagates activations over all samples, layer by layer, while the weights change.
 
-Every node runs once a sample: activations that later nodes read wait at the frontier, in memory or, beyond a budget, on
+Every node runs once a sample: activations with later readers stay at the frontier, in memory or, beyond a budget, on
 disk.
 """
 
@@ -19,19 +19,19 @@ from ..ir import Array, Graph, Model, Node, Value, captures, clone_node
 from ..measure import ort_session
 
 BUDGET = 1 << 29
-"""Bytes of waiting activations that are kept in memory: a bound, not tuned."""
+"""Bytes of frontier activations kept in memory: a bound, not tuned."""
 
 
 @dataclass(frozen=True, slots=True)
 class Mark:
-    """A point of a frontier, with what waits there."""
+    """A position of a frontier, with the activations held there."""
 
     at: int
     samples: list[dict[Value, Array]]
 
 
 class Frontier:
-    """The activations of all samples at one point of the root graph's order. The model may change beyond it."""
+    """The activations of all samples at one position in the root graph's order. Nodes beyond it may change."""
 
     def __init__(self, model: Model, feeds: Iterable[Feeds]) -> None:
         self.model = model
@@ -45,7 +45,7 @@ class Frontier:
         self.samples = [{names[n]: self._keep(np.asarray(v)) for n, v in f.items() if n in names} for f in feeds]
 
     def values(self, value: Value) -> Iterator[Array]:
-        """A value waiting at the frontier, on each sample."""
+        """A value held at the frontier, on each sample."""
         for sample in self.samples:
             yield sample[value]
 
@@ -74,11 +74,11 @@ class Frontier:
         self.advance(self.order[self.place[node] + 1])
 
     def mark(self) -> Mark:
-        """This point, to which `rewind` returns: so that a part can run again with other weights."""
+        """The current position, for `rewind`: lets nodes run again with other weights."""
         return Mark(self.at, [dict(sample) for sample in self.samples])
 
     def rewind(self, mark: Mark) -> None:
-        """Go back to a point that was passed."""
+        """Return to an earlier position."""
         self.at, self.samples = mark.at, [dict(sample) for sample in mark.samples]
         self._in_memory = sum(a.nbytes for s in self.samples for a in s.values() if not isinstance(a, np.memmap))
 

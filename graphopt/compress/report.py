@@ -1,4 +1,4 @@
-"""The report of a lossy stage: a typed row for each layer or group, and typed figures that sum them up."""
+"""The report of a lossy stage: a typed row for each layer or group, and typed summary figures."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ Cell = str | int | float | bool | None
 
 @dataclass(frozen=True, slots=True)
 class LayerReport(ABC):
-    """One layer or group of a stage's report: a row of its table. DETAILS: headings for those who ask."""
+    """One layer or group of a stage's report: a row of its table. DETAILS: headings that `-v` alone shows."""
 
     DETAILS: ClassVar[frozenset[str]] = frozenset()
 
@@ -24,17 +24,16 @@ class LayerReport(ABC):
 
 @dataclass(frozen=True, slots=True)
 class StageFigures:
-    """The figures that sum up a stage. Each field of a subclass is one figure; None where it does not apply."""
+    """The summary figures of a stage. Each field of a subclass is one figure; None where it does not apply."""
 
 
 @dataclass(frozen=True, slots=True)
 class StageReport:
-    """What one stage did.
+    """The report of one stage.
 
-    summary: one line. refused: (name, reason) of each part that stayed as it was. changed: False when the stage handed
-    back the model it was given. fitted: the numbers in the result that are computed from calibration data, "" for none.
-    settled: the stage's options with everything in them that it decided, by which it does the same again; None where
-    its options say all.
+    summary: one line. refused: (name, reason) of each part that stayed as it was. changed: False when the stage
+    returned its input. fitted: names the numbers of the result that come from calibration data, "" for none. settled:
+    the stage's options with all its decisions written in, which reproduce the result; None where its options say all.
     """
 
     name: str
@@ -78,7 +77,7 @@ class StageReport:
 
 
 def banner_of(stages: Iterable[StageReport], has_metric: bool = False) -> str:
-    """The warning that stands above everything said of a result whose numbers come from made-up inputs; "" for none.
+    """The warning heading any report of a result whose numbers come from made-up inputs; "" for none.
 
     has_metric: the caller's metric was measured, on data of its own.
     """
@@ -90,4 +89,4 @@ def banner_of(stages: Iterable[StageReport], has_metric: bool = False) -> str:
 
 
 NOT_MEASURED = "accuracy not measured (made-up inputs)"
-"""In place of any figure of fidelity that was taken on made-up inputs."""
+"""Replaces any figure of fidelity measured on made-up inputs."""

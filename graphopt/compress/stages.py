@@ -25,15 +25,15 @@ Options = TypeVar("Options")
 _log = logging.getLogger(__name__)
 
 MADE_UP, FEW = 8, 2
-"""Inputs that are made up where there are no data; and, of models of gigabytes, these and the samples that judge: each
-run reads all weights. `python -m tests.bench.memory` prints the time."""
+"""Made-up inputs where there are no data; for models of gigabytes, both these and the judging samples are few: each run
+reads all weights. `python -m tests.bench.memory` prints the time."""
 
 
 @dataclass(frozen=True, slots=True)
 class Stage(Generic[Options]):
-    """A stage that is wanted, with its options. `run` never edits the model it is given.
+    """A requested stage, with its options. `run` never edits its input model.
 
-    clean: the exact passes find something to do on its result.
+    clean: the exact passes should run on its result.
     """
 
     name: str
@@ -42,7 +42,7 @@ class Stage(Generic[Options]):
     clean: bool = False
 
     def __call__(self, model: Model, context: StageContext) -> tuple[Model, StageReport]:
-        """The model after the stage, and what it did."""
+        """The model after the stage, and the stage's report."""
         return self.run(model, self.options, context)
 
 
@@ -61,7 +61,7 @@ def stage_context(
 
 
 def session_maker(target: str, threads: int | None = None) -> MakeSession:
-    """How candidates are run: in onnxruntime, or in graphopt's Session for its own target. threads: None for all."""
+    """Opens candidates in onnxruntime, or in graphopt's Session for its own target. threads: None for all."""
     if target == "graphopt":
         from ..runtime import session_of
 
@@ -74,7 +74,7 @@ def run_stages(
 ) -> tuple[Model, tuple[StageReport, ...]]:
     """Run the stages in order; `clean` runs the exact passes after those that ask for it, if they changed anything.
 
-    A stage on whose way, or whose result, onnxruntime refuses a model leaves its input as it was, with the reason.
+    Where onnxruntime refuses a stage's result or an intermediate model, the stage's input stays, with the reason.
     """
     reports: list[StageReport] = []
     for stage in stages:

@@ -1,4 +1,4 @@
-"""Distillation: a student learns what its teacher says of unlabelled samples; held-out samples judge the result."""
+"""Distillation: a student learns its teacher's results on unlabelled samples; held-out samples judge the student."""
 
 from .options import Distil, check_distil
 from .result import Distilled, DistilReport

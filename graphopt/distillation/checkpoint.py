@@ -1,4 +1,4 @@
-"""Checkpoints: the whole state of a run in one file, from which a killed run goes on bit for bit."""
+"""Checkpoints: the whole state of a training run in one file, from which a killed run resumes bit for bit."""
 
 from __future__ import annotations
 
@@ -21,9 +21,9 @@ _ABOUT = "about.json"
 class Progressed:
     """The state of a run between two steps.
 
-    digest: of models, data and options. step: steps done. rate: the peak of the schedule. best: the weights that are
-    kept, None while these are the student's own; error: theirs on the samples held out; at: the step that left them;
-    least: the least error of all that were kept. history: (step, loss of training since the last, held-out error).
+    digest: of models, data and options. step: steps done. rate: peak learning rate. best: the weights kept so far, None
+    for the student's own; error: their held-out error; at: their step; least: the least error of all weights ever kept.
+    history: (step, mean training loss since the last entry, held-out error).
     """
 
     digest: str
@@ -38,7 +38,7 @@ class Progressed:
     best: dict[str, Array] | None = None
 
     def save(self, path: str | os.PathLike[str]) -> None:
-        """Write it so that a reader finds the old state whole or the new one. OutputError."""
+        """Write the state atomically: a reader finds the old or the new state whole. OutputError."""
         about = _plain(self)
         arrays = {f"state/{name}": array for name, array in self.state.items()}
         arrays |= {f"best/{name}": array for name, array in (self.best or {}).items()}
@@ -53,15 +53,13 @@ class Progressed:
 
 
 def _plain(progressed: Progressed) -> dict[str, Any]:
-    """All but the tensors, as plain data."""
+    """All fields but the tensors, as plain data."""
     kept = {f.name: getattr(progressed, f.name) for f in fields(progressed) if f.name not in ("state", "best")}
     return {**kept, "has_best": progressed.best is not None}
 
 
 def load(path: str | os.PathLike[str], digest: str) -> Progressed | None:
-    """The state in a file, None where there is no file. OptionError for one of another run, InputError for a damaged
-    one.
-    """
+    """The state in a file, None without a file. OptionError for another run's file, InputError for a damaged one."""
     name = os.fspath(path)
     if not os.path.exists(name):
         return None

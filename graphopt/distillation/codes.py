@@ -1,5 +1,5 @@
-"""Weights that are stored as codes, for fine-tuning that knows of quantization: floats behind fake quantization while
-it lasts, codes again on the way out.
+"""Weights stored as codes, for quantization-aware training: floats behind fake quantization during training, codes
+again in the result.
 """
 
 from __future__ import annotations
@@ -17,17 +17,17 @@ from ..ir import Array, Constant, DType, Model, Node, TensorType, Value
 _BIAS = DType.INT32
 """The type of stored biases, to which QuantizeLinear cannot quantize: they are trained as floats."""
 _NARROW = (2, 3, 4)
-"""Bits of the grids that weights are quantized to below 8 bits."""
+"""Bits of the sub-byte grids of weights."""
 _EDGE = 0.49
-"""How far beyond its last code a float may move, in codes: it rounds to that code still, and has a gradient there."""
+"""How far beyond the last code a float may move, in codes: it still rounds to that code, and still has a gradient."""
 
 
 @dataclass(frozen=True, slots=True)
 class Codes:
-    """How a weight is stored.
+    """The grid of a weight stored as codes.
 
-    scale, zero: as they broadcast against the codes, f64. dtype: of the codes. low, high: the codes that training may
-    reach, as they broadcast, f64: those of `dtype`, or of the narrower grid on which all codes lie.
+    scale, zero: broadcastable to the codes, f64. dtype: of the codes. low, high: the least and greatest code that
+    training may reach, broadcastable, f64: of `dtype`, or of the narrower grid that holds all codes.
     """
 
     scale: Array
@@ -38,7 +38,7 @@ class Codes:
 
     @property
     def is_narrower(self) -> bool:
-        """The codes lie on a grid of fewer bits than their type."""
+        """Whether the codes lie on a grid of fewer bits than their type."""
         return self.low.ndim > 0
 
     def floats(self, codes: Array) -> Array:
@@ -57,9 +57,9 @@ class Codes:
 
 
 def with_floats(model: Model) -> dict[str, Codes]:
-    """Let a model read its stored weights as floats through fake quantization; how each was stored, by name.
+    """Replace stored codes by float weights behind fake quantization; returns each weight's grid by name.
 
-    The floats have the codes' names. Edits `model`. Weights whose codes are read otherwise stay as they are.
+    The floats have the codes' names. Edits `model`. Codes with readers other than one DequantizeLinear stay unchanged.
     """
     found: dict[str, Codes] = {}
     graph = model.graph
@@ -80,7 +80,7 @@ def with_floats(model: Model) -> dict[str, Codes]:
             graph.erase(node)
         else:
             scale, zero = node.input(1), node.input(2)
-            if zero is None:  # QuantizeLinear would take codes for unsigned
+            if zero is None:  # without a zero point, QuantizeLinear gives unsigned codes
                 shape = getattr(scale.type, "sizes", ()) if scale is not None else ()
                 zero = Value(constant=Constant.of(np.zeros(shape, constant.dtype.numpy), constant.dtype))
             attrs: dict[str, Any] = {name: v for name, v in node.attrs.items() if name in ("axis", "block_size")}
@@ -94,7 +94,7 @@ def with_floats(model: Model) -> dict[str, Codes]:
 
 
 def store(model: Model, weights: Mapping[str, Array], stored: Mapping[str, Codes]) -> None:
-    """Put trained weights into a model, as codes where they are stored so. Edits `model`."""
+    """Put trained weights into a model, quantized where the model stores codes. Edits `model`."""
     named: dict[str, Value] = named_values(model)
     for name, array in weights.items():
         value = named[name]
@@ -109,7 +109,7 @@ def store(model: Model, weights: Mapping[str, Array], stored: Mapping[str, Codes
 
 
 def _limited(node: Node, floats: Value, stored: Codes) -> Value:
-    """min(max(x, least), greatest) before `node`: QuantizeLinear saturates at the ends of the wider type only."""
+    """min(max(x, least), greatest) before `node`: QuantizeLinear saturates only at the limits of the wider type."""
     for op, edge in zip(("Max", "Min"), stored.edges()):
         made = Node(op, [floats, Value(constant=Constant.of(edge))], {}, [Value(floats.type)])
         made.origins = node.origins
@@ -139,10 +139,10 @@ def _stored(node: Node, constant: Constant) -> Codes:
 
 
 def _limits(codes: Array, zero: Array, dtype: DType, axes: tuple[int, ...]) -> tuple[Array, Array]:
-    """The least and greatest code of the smallest grid that holds all codes, kept along the other axes than `axes`.
+    """The least and greatest code of the smallest grid that holds all codes, reduced over `axes`.
 
-    Fewer than 8 bits are often stored in a wider type. Such a grid reaches from −2ᵇ⁻¹ to 2ᵇ⁻¹ − 1 beside the zero
-    point, or one further up where the codes of a row do, or from 0 to 2ᵇ − 1. Scalars: the ends of `dtype`.
+    Fewer than 8 bits are often stored in a wider type. Such a grid spans −2ᵇ⁻¹ to 2ᵇ⁻¹ − 1 around the zero point,
+    shifted up by one where a row's codes need it, or 0 to 2ᵇ − 1. Scalars: the limits of `dtype`.
     """
     shifted = codes.astype(np.float64) - zero
     low, high = shifted.min(axes, keepdims=True, initial=0), shifted.max(axes, keepdims=True, initial=0)

@@ -1,4 +1,4 @@
-"""The error of a model: the losses of its results against their targets, computed by onnxruntime as training does."""
+"""The held-out error of a model: its outputs' losses against targets, computed by onnxruntime as in training."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from .running import run_session
 
 
 class Criterion:
-    """Losses of outputs and targets, without the model that makes the outputs."""
+    """The losses as a model of their own, with outputs and targets as inputs."""
 
     def __init__(self, pairs: Sequence[Pair]) -> None:
         self.pairs = tuple(pairs)
@@ -42,14 +42,14 @@ class Criterion:
         self._session = ort_session(model)
 
     def losses(self, results: Mapping[str, Any], targets: Mapping[str, Any]) -> Array:
-        """f64[pairs]: the losses of a batch, by the names of outputs and `<name>.target`. InputError where they do not
+        """f64[pairs]: the losses of a batch; arrays by output name and `<name>.target`. InputError where shapes do not
         fit."""
         feeds = {pair.name: results[pair.name] for pair in self.pairs}
         feeds |= {name: targets[name] for name in (f"{pair.name}.target" for pair in self.pairs)}
         return np.array(run_session(self._session, None, feeds, "the loss"), np.float64).reshape(-1)
 
     def row_totals(self, results: Mapping[str, Any], targets: Mapping[str, Any], count: int) -> list[float]:
-        """The weighted sum of the losses of each row of a batch by itself."""
+        """The weighted loss of each row of a batch."""
 
         def row(arrays: Mapping[str, Any], i: int) -> dict[str, Any]:
             return {name: array[i : i + 1] for name, array in arrays.items()}
@@ -57,5 +57,5 @@ class Criterion:
         return [self.total(self.losses(row(results, i), row(targets, i))) for i in range(count)]
 
     def total(self, losses: Array) -> float:
-        """Their weighted sum."""
+        """The weighted sum of losses f64[pairs]."""
         return float(losses @ np.array([pair.weight for pair in self.pairs]))

@@ -1,5 +1,5 @@
-"""Batches anew in every epoch, whose inputs are varied: the teacher is asked about what it is shown, so that a few
-samples tell a student much."""
+"""Reshuffled, augmented batches in every epoch: the teacher labels the augmented inputs, so that few samples
+suffice."""
 
 from __future__ import annotations
 
@@ -12,15 +12,15 @@ from ..ir import Array
 from .samples import Batch, Row, Samples
 
 SHIFTED = 14
-"""Images are shifted by up to their size over this: 2 of 28 pixels (`python -m tests.bench.distillation --sweep`)."""
+"""Images are shifted by at most size / SHIFTED: 2 of 28 pixels (`python -m tests.bench.distillation --sweep`)."""
 WHOLE = 1 / 3
-"""The least share of rows that are not combined where labels are learnt: a choice."""
+"""The least share of uncombined rows where labels are learnt: a choice."""
 
 
 @dataclass(frozen=True, slots=True)
 class Variety:
-    """What is done to inputs. mixing, patches: shares of the rows that are combined with another, as a whole and by a
-    rectangle of images. shifts, mirrors: of images."""
+    """Augmentation of inputs. mixing, patches: shares of rows combined with another row, as a whole (mixup) and in a
+    rectangle of images (CutMix). shifts, mirrors: of images."""
 
     mixing: float = 0.0
     patches: float = 0.0
@@ -28,9 +28,9 @@ class Variety:
     mirrors: bool = False
 
     def for_samples(self, samples: Samples) -> Variety:
-        """What of it these samples bear: labels of combined rows are unknown, so that a third of the rows stays whole
-        where they are classes, and all do where they are others; labels that are no class of a whole image would have
-        to move with it."""
+        """The augmentation valid for these samples. Combined rows have no label: with class labels at least `WHOLE` of
+        the rows stay uncombined, with other labels all. Images with labels other than one class each are not moved:
+        their labels would have to move, too."""
         arrays = [array for array in samples.feeds[0].values() if array.ndim]
         mixable = samples.are_mixable and all(a.dtype.kind in "iu" for a in samples.labels.values())
         share = 1.0 if not samples.labels else min(1.0, (1 - WHOLE) / max(self.mixing + self.patches, WHOLE))
@@ -44,7 +44,7 @@ class Variety:
 
 
 class Epochs:
-    """Batches by the number of the step alone, so that a run resumes anywhere."""
+    """Batches as a function of the step number alone, so that a run resumes anywhere."""
 
     def __init__(self, samples: Samples, size: int, seed: int, variety: Variety) -> None:
         self.samples, self.seed = samples, seed
@@ -67,7 +67,7 @@ class Epochs:
         return _combined(batch, self.variety, rng)
 
     def _shuffled(self, epoch: int) -> list[list[Row]]:
-        """Full batches alone where a group has one; what is left over takes part in another epoch."""
+        """An epoch's shuffled batches: full ones alone where a group fills one; leftover rows enter other epochs."""
         rng = np.random.default_rng([self.seed, 0, epoch])
         batches: list[list[Row]] = []
         for rows in self.samples.groups.values():
@@ -77,12 +77,12 @@ class Epochs:
 
 
 def is_image(array: Array) -> bool:
-    """Planes [N, C, H, W] of grey levels or colours, large enough to be shifted."""
+    """Whether an array holds gray or color images [N, C, H, W] large enough to shift."""
     return array.ndim == 4 and array.shape[1] in (1, 3, 4) and min(array.shape[2:]) >= SHIFTED
 
 
 def mirrored(batch: Batch, chosen: Array) -> Batch:
-    """Images of the chosen rows, bool[rows], with left and right exchanged."""
+    """A batch with the images of the chosen rows, bool[rows], mirrored left to right."""
     feeds = {
         name: np.where(chosen[:, None, None, None], array[..., ::-1], array) if is_image(array) else array
         for name, array in batch.feeds.items()
@@ -91,7 +91,7 @@ def mirrored(batch: Batch, chosen: Array) -> Batch:
 
 
 def _shifted(batch: Batch, rng: np.random.Generator) -> Batch:
-    """Images moved by up to a fourteenth of their size, each by itself; what enters at the border repeats it."""
+    """A batch with each image shifted by up to a fourteenth of its size; border pixels are repeated."""
     feeds = dict(batch.feeds)
     for name, array in batch.feeds.items():
         if not is_image(array):
@@ -111,8 +111,8 @@ def _combined(batch: Batch, variety: Variety, rng: np.random.Generator) -> Batch
     """x ← λ x + (1 − λ) x' for some rows, x' being another row of the batch: λ is uniform, or 0 in a rectangle of the
     image and 1 beside it.
 
-    Partners that the teacher decides alike are no better: a divergence of 0.0105 both ways on 2,000 images apart
-    (Fashion CNN at half of its multiply-accumulates, 1,500 steps).
+    Partners of the same teacher class are no better: divergence 0.0105 either way on 2,000 separate images (Fashion CNN
+    at half of its multiply-accumulates, 1,500 steps).
     """
     count = len(batch.rows)
     drawn, partner, share = rng.random(count), rng.permutation(count), rng.random(count)
@@ -134,8 +134,8 @@ def _combined(batch: Batch, variety: Variety, rng: np.random.Generator) -> Batch
 
 
 def _rectangle(image: tuple[int, ...], area: float, place: Array) -> tuple[slice, ...]:
-    """Rows and columns that make up a share of an image [H, W], in its proportions (Yun et al. 2019, "CutMix", arXiv
-    1905.04899). place: f64[2], 0 for the first of all places, 1 for the last."""
+    """Row and column slices covering the fraction `area` of an image [H, W], in its proportions (Yun et al. 2019,
+    "CutMix", arXiv 1905.04899). place: f64[2], 0 for the first of all places, 1 for the last."""
     sizes = [max(1, round(whole * math.sqrt(area))) for whole in image]
     firsts = [int(at * (whole - size + 1)) for at, whole, size in zip(place, image, sizes)]
     return tuple(slice(first, first + size) for first, size in zip(firsts, sizes))

@@ -1,4 +1,4 @@
-"""The loop: steps on a schedule, held-out errors on the way, the best weights kept, and a state that can be resumed."""
+"""The training loop: a learning rate schedule, held-out errors, the best weights, and a resumable state."""
 
 from __future__ import annotations
 
@@ -18,35 +18,35 @@ from .epochs import Epochs
 from .teacher import Targets
 
 RATES = (2e-4, 1e-3, 2e-3)
-"""Peaks of the learning rate that are tried where none is given; 4e-3 ends half a point below 2e-3
+"""Peak learning rates tried where none is given; 4e-3 ends half a point below 2e-3
 (`python -m tests.bench.distillation --sweep`)."""
 TRIED = 0.02
-"""Steps of such a trial, as a share of all; each has a schedule of its own. A choice."""
+"""Steps of a learning rate trial, as a share of all; each trial has a schedule of its own. A choice."""
 WARM_UP = 0.05
 """The share of steps over which the learning rate rises: a convention, not tuned."""
 LOOKS = 25
-"""How often the held-out error is taken in a run: a choice between its cost and what may be missed."""
+"""Evaluations of the held-out error in a run: a choice between their cost and missed minima."""
 LATER = 1.05
-"""Weights are taken in place of earlier ones up to this many times the least held-out error: what 51 samples tell apart
-is less than what the end of a schedule gains. Fashion CNN at 50 % of channels, 6,000 steps: held-out error 0.0143 at
-step 4,800 and 0.0146 at the end, divergence on 2,000 other images 0.0062 and 0.0057."""
+"""Later weights replace kept ones up to this multiple of the least held-out error: 51 samples resolve less than the end
+of a schedule gains. Fashion CNN at 50 % of channels, 6,000 steps: held-out error 0.0143 at step 4,800 and 0.0146 at the
+end, divergence on 2,000 other images 0.0062 and 0.0057."""
 DECIDED = 0.02
-"""How much less often weights may decide as the teacher than the start did: one of 51 samples is no evidence. A run was
-cut to its 960th step of 1,500 by one."""
+"""How far the agreement with the teacher's classes may fall below the start's: one of 51 samples is no evidence. One
+such sample cut a run of 1,500 steps at step 960."""
 CLEAR = 2.6
-"""Standard errors of the mean gain of held-out rows beyond which labels have taught something: 1 of 200 by chance
-exceeds them, since 25 looks are taken. Fashion CNN at half of its multiply-accumulates, 512 labels: 128 rows gained
-2.15 at the last look of 8, and the test images lost 0.28 points."""
+"""Standard errors beyond which the mean gain of held-out rows is significant: 1 of 200 exceeds them by chance, for 25
+evaluations a run. Fashion CNN at half of its multiply-accumulates, 512 labels: 128 rows gained 2.15 at the last
+evaluation of 8, and the test images lost 0.28 points."""
 PATIENCE = 15
-"""Looks without a lower error after which a run ends: 60 % of it, since errors fall late on a cosine."""
+"""Evaluations without a lower error that end a run: 60 % of it, since errors fall late on a cosine schedule."""
 
 Weights = dict[str, Array]
 
 
 @dataclass(frozen=True, slots=True)
 class Judged:
-    """Of weights on samples held out: the loss, and the share of rows decided as their target is, 1 without classes.
-    rows: the loss of the labels of each row by itself. must_gain: no teacher judges beside them."""
+    """Held-out figures of weights: the loss, and the share of rows with the target's class, 1 without classes. rows:
+    each row's loss against its labels. must_gain: there are labels alone, no teacher."""
 
     error: float
     agreement: float
@@ -54,8 +54,8 @@ class Judged:
     must_gain: bool = False
 
     def bears_out(self, start: Judged) -> bool:
-        """Whether the labels' rows gain beyond chance over those of `start` or, beside a teacher, do not lose beyond
-        it; True without labels."""
+        """Whether label losses fall significantly below those of `start` or, beside a teacher, do not rise
+        significantly; with fewer than two rows, whether there is a teacher."""
         if len(self.rows) < 2:
             return not self.must_gain
         gains = np.subtract(start.rows, self.rows)
@@ -65,7 +65,7 @@ class Judged:
 
 @dataclass(frozen=True, slots=True)
 class Task:
-    """What is trained. judge: how good the student is with these weights."""
+    """A training task. judge: evaluates the student with given weights on held-out samples."""
 
     trainer: Trainer
     epochs: Epochs
@@ -75,19 +75,19 @@ class Task:
     digest: str
 
     def step(self, number: int, rate: float) -> float:
-        """One step; its loss."""
+        """Run one step; returns its loss."""
         batch = self.epochs.batch(number)
         return self.trainer.step({**batch.feeds, **self.targets.of(batch)}, rate)
 
     def weights(self) -> Weights:
-        """Those of now."""
+        """The current weights."""
         state = self.trainer.state()
         return {name: state[name] for name in self.trainer.weights}
 
 
 def cosine(step: int, steps: int, peak: float) -> float:
-    """The learning rate: it rises linearly over the first steps, then falls to zero along half a cosine (Loshchilov
-    and Hutter 2017, arXiv 1608.03983)."""
+    """The learning rate: linear warm-up times half a cosine that falls to zero (Loshchilov and Hutter 2017, arXiv
+    1608.03983)."""
     warm = max(1, round(WARM_UP * steps))
     return peak * min(1.0, (step + 1) / warm) * 0.5 * (1 + math.cos(math.pi * step / steps))
 
@@ -96,9 +96,9 @@ def run(
     task: Task, start: Judged, rate: float | None, path: str | os.PathLike[str] | None,
     tell: Callable[[str, float], None],
 ) -> Progressed:  # fmt: skip
-    """All steps, or those that are left after a checkpoint. start: the student as it is.
+    """Run all steps, or the rest after a checkpoint. start: figures of the untrained student.
 
-    A loss that is not finite ends the run, as does an error that no longer falls; the best weights are kept.
+    A non-finite loss ends the run, as does a held-out error that no longer falls; the best weights are kept.
     """
     done = None if path is None else load(path, task.digest)
     if done is None:
@@ -128,8 +128,8 @@ def run(
 
 
 def _look(task: Task, done: Progressed, since: list[float], start: Judged) -> None:
-    """Take the held-out error, keep weights that lower it below that of the start, the last where several are about as
-    good, and end a run in which it no longer falls."""
+    """Evaluate the held-out error; keep weights below the start's error, the latest of about equal ones; stop a run
+    whose error no longer falls."""
     weights = task.weights()
     try:
         found = task.judge(weights)
@@ -167,7 +167,7 @@ def _rate(task: Task, tell: Callable[[str, float], None]) -> float:
 
 
 def digest_of(*parts: object) -> str:
-    """A digest of bytes and of the representation of all else."""
+    """A digest of parts: bytes as they are, all others by their repr."""
     found = hashlib.sha256()
     for part in parts:
         found.update(part if isinstance(part, bytes) else repr(part).encode())

@@ -1,4 +1,4 @@
-"""Which values of the student are to become like the teacher's, and by which loss."""
+"""Pairs of student values and targets of the teacher or labels, each with its loss."""
 
 from __future__ import annotations
 
@@ -19,28 +19,28 @@ from .running import run_session
 from .samples import Samples
 
 TEMPERATURE = 2.0
-"""That of KL between scores of classes (`python -m tests.bench.distillation --sweep`)."""
+"""Temperature of KL between scores of classes (`python -m tests.bench.distillation --sweep`)."""
 _TINY = 1e-30
 """Keeps the logarithm of a probability finite; the least normal f32 is 1.2e-38."""
 MOST_INNER = 6
-"""Inner values that are matched, evenly spread: each costs a pass over its elements. A choice."""
+"""The most inner values to match, evenly spread: each costs a pass over its elements. A choice."""
 _ALIKE = 0.5
-"""The distance of an inner value from the teacher's, as a share of its energy, from which on the two are not the same
-quantity (a rewrite moved a factor or an axis). A choice: pruned and refitted layers stay well below it."""
+"""Squared distance of inner values, as a share of the teacher's energy, from which the two are different quantities (a
+rewrite moved a factor or an axis). A choice: pruned and refitted layers stay well below it."""
 
 
 ANCHOR = 1.0
-"""The weight of a start that explains all labels, beside 1 for these: a choice. Of the Fashion CNN without 50 % of its
-channels, 1 and 4 leave the same on the test images (512 labels, 800 steps)."""
+"""Loss weight of the start's results where they explain all labels, beside 1 for the labels: a choice. Of the Fashion
+CNN without 50 % of its channels, 1 and 4 leave the same on the test images (512 labels, 800 steps)."""
 
 
 @dataclass(frozen=True, slots=True)
 class Pair:
     """A value of the student and its target.
 
-    name: of the student's output that shows it. student: the value. teacher: the name of the teacher's output that
-    shows its target, "" for labels. loss: a function of both; weight: its factor in the sum. holds_scores: of classes,
-    the largest of which is what the model decided.
+    name: of the student's output with the value. student: the value. teacher: the name of the teacher's output with the
+    target, "" for labels. loss: a function of both; weight: its factor in the sum. holds_scores: the value holds class
+    scores, whose argmax is the predicted class.
     """
 
     name: str
@@ -73,7 +73,7 @@ class Weighted:
 
 @dataclass(frozen=True, slots=True)
 class Probabilities:
-    """A loss of logits for outputs that are probabilities: their logarithms are logits of them."""
+    """A loss of logits applied to probabilities: their logarithms are logits."""
 
     loss: Loss
 
@@ -91,7 +91,7 @@ class Probabilities:
 
 @dataclass(frozen=True, slots=True)
 class RelativeError:
-    """Σ (y − t)² / (Σ t² + ε) over all elements: the error as a share of the target's energy."""
+    """Σ (y − t)² / (Σ t² + ε) over all elements: squared error as a share of the target's energy."""
 
     epsilon: float = 1e-12
 
@@ -104,7 +104,7 @@ class RelativeError:
 
 @dataclass(frozen=True, slots=True)
 class Scores:
-    """KL at a temperature plus the relative squared distance: of scores of classes, before they are normalised.
+    """KL at a temperature plus the relative squared distance, of unnormalized class scores.
 
     The distance alone leaves a tenth less divergence than KL alone after 1,500 steps (Fashion CNN at half of its
     multiply-accumulates, 2,000 images apart); KL keeps thousands of unlikely classes from outweighing the likely ones.
@@ -119,13 +119,13 @@ class Scores:
 
 @dataclass(slots=True)
 class Tapped:
-    """A copy of a model that also returns inner values. taps: the names of these outputs by the copy's values."""
+    """A model that also returns inner values. taps: the names of these outputs by value."""
 
     model: Model
     taps: dict[Value, str] = field(default_factory=dict)
 
     def tap(self, value: Value, name: str) -> str:
-        """Return a value under a name; the name that it has where it is returned already."""
+        """Add `value` as an output; returns its name, the present one where already an output."""
         graph = self.model.graph
         known = {v: port.name for port, v in zip(graph.ports, graph.outputs)}
         if value not in known:
@@ -144,7 +144,7 @@ class Tapped:
 
 
 def result_pairs(student: Tapped, teacher: Tapped, loss: str | Loss | Mapping[str, str | Loss]) -> list[Pair]:
-    """The results of both models, by name, else by place. OptionError for a name that the student does not have."""
+    """The outputs of both models, paired by name, else by position. OptionError for a name that the student lacks."""
     results, targets = _results(student.model), _results(teacher.model)
     if isinstance(loss, Mapping):
         for name in loss:
@@ -174,9 +174,9 @@ def _results(model: Model) -> dict[str, Value]:
 
 
 def _chosen(asked: str | Loss, maker: str | None) -> Loss:
-    """The loss of a result. maker: the operator that makes scores of classes of it, None where none does."""
+    """The loss of an output. maker: the operator that computes class scores there, None for no class scores."""
     if asked == "mse":
-        return RelativeError()  # of results of several sizes, none outweighs the others
+        return RelativeError()  # outputs of different sizes weigh equally
     if not isinstance(asked, str):
         return asked
     if asked == AUTO and maker is None:
@@ -209,12 +209,12 @@ def label_pairs(student: Tapped, labels: Mapping[str, Array], loss: Mapping[str,
 
 
 def leaves_out_unknown(loss: Loss) -> bool:
-    """Whether rows of a class below 0 do not count."""
+    """Whether a loss ignores rows of a class below 0."""
     return isinstance(loss.loss if isinstance(loss, Probabilities) else loss, CrossEntropy)
 
 
 def _check_labels(name: str, labels: Array, output: Value) -> None:
-    """InputError for labels that no loss could be taken of."""
+    """InputError for labels that do not fit the output or are not finite numbers."""
     if labels.dtype.kind not in "iubf":
         raise InputError(f"distil: labels of {name!r} are {labels.dtype}: give numbers")
     if labels.dtype.kind == "f":
@@ -230,10 +230,10 @@ def _check_labels(name: str, labels: Array, output: Value) -> None:
 
 
 def anchor_pairs(student: Tapped, start: Tapped, samples: Samples, size: int, threads: int) -> list[Pair]:
-    """The student's labelled results towards those of its start, by how far these explain the labels.
+    """Pairs of the student's labelled outputs with the start's, weighted by how well the start explains the labels.
 
-    A few hundred labels say less than what the start knows. Li and Hoiem 2016, "Learning without Forgetting", arXiv
-    1606.09282, keep old results so; Li et al. 2018, arXiv 1802.01483, the old weights.
+    A few hundred labels hold less information than the start's results. Li and Hoiem 2016, "Learning without
+    Forgetting", arXiv 1606.09282, keep old results so; Li et al. 2018, arXiv 1802.01483, the old weights.
     """
     pairs = result_pairs(student, start, dict.fromkeys(samples.labels, AUTO))
     known = _skills(start, pairs, samples, size, threads)
@@ -241,7 +241,7 @@ def anchor_pairs(student: Tapped, start: Tapped, samples: Samples, size: int, th
 
 
 def _skills(start: Tapped, pairs: Sequence[Pair], samples: Samples, size: int, threads: int) -> Mapping[str, float]:
-    """By result: how far it explains its labels, on the rows that are learnt from."""
+    """Per output: the start's `skill` on the training rows' labels."""
     names = [pair.name for pair in pairs]
     session = ort_session(start.model, threads=threads)
     rows = [row for group in samples.groups.values() for row in group]
@@ -254,8 +254,8 @@ def _skills(start: Tapped, pairs: Sequence[Pair], samples: Samples, size: int, t
 
 
 def skill(parts: Sequence[tuple[Array, Array]]) -> float:
-    """From 0, no better than one answer for all samples, to 1: Cohen's kappa against the most frequent class of whole
-    numbers, the share of the variance of others. parts: (results, labels) of batches."""
+    """From 0, no better than a constant answer, to 1: for classes, Cohen's kappa against the most frequent class; for
+    other numbers, the share of variance explained. parts: (results, labels) of batches."""
     labels = np.concatenate([known.reshape(-1) for _, known in parts])
     if labels.dtype.kind not in "iu":
         results = np.concatenate([result.reshape(-1) for result, _ in parts]).astype(np.float64)
@@ -271,9 +271,9 @@ def skill(parts: Sequence[tuple[Array, Array]]) -> float:
 
 
 def inner_candidates(student: Graph, teacher: Graph) -> list[tuple[Value, Value]]:
-    """Inner values of both models that provenance, or their name, tells to be the same, of equal types; in order.
+    """Corresponding inner values of both models, by name or provenance, of equal types; in order.
 
-    A node of the student stands for its origins, the last of which made its output.
+    A student's node corresponds to its origins, the last of which computed its output.
     """
     place = {node: i for i, node in enumerate(teacher)}
     by_origin = {origin: node for node in teacher for origin in node.origins}
@@ -295,14 +295,14 @@ def inner_candidates(student: Graph, teacher: Graph) -> list[tuple[Value, Value]
 
 
 def spread(pairs: Sequence[tuple[Value, Value]], most: int = MOST_INNER) -> list[tuple[Value, Value]]:
-    """At most so many of the pairs, evenly spread; the last is among them."""
+    """At most `most` of the pairs, evenly spread, including the last."""
     if len(pairs) <= most:
         return list(pairs)
     return [pairs[i] for i in np.linspace(len(pairs) / most - 1, len(pairs) - 1, most).round().astype(int)]
 
 
 def is_alike(ours: Array, theirs: Array) -> bool:
-    """Whether an inner value is the teacher's but for an error."""
+    """Whether an inner value approximates the teacher's."""
     if ours.shape != theirs.shape:
         return False
     distance = float(np.square(ours - theirs, dtype=np.float64).sum())

@@ -13,7 +13,7 @@ _COEFFICIENTS = (
     (4.0848, -6.8946, 2.9270), (3.9505, -6.3029, 2.6377), (3.7418, -5.5913, 2.3037), (2.8769, -3.1427, 1.2046),
     (2.8366, -3.0525, 1.2012),
 )  # fmt: skip
-"""(a, b, c) of each iteration: those of You Jiacheng, by which five bring singular values from 1e-3 on near 1."""
+"""(a, b, c) of each iteration, by You Jiacheng: five iterations bring singular values from 1e-3 on near 1."""
 _SIZE = 0.2
 """The root mean square of a step at rate 1, which is Adam's: rates then suit both (Liu et al. 2025, arXiv
 2502.16982)."""
@@ -22,7 +22,7 @@ _NARROW, _LONG = 9, 32
 take Adam's step: they are no maps between spaces, or orthogonalising costs more than the gradient. Reasoned: for
 depthwise kernels both steps leave the same error (Fashion CNN, 1,500 steps)."""
 _TINY = 1e-12
-"""Keeps the norm of a gradient of zeros from dividing."""
+"""Avoids division by the norm of a zero gradient."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,7 +39,7 @@ class Muon(AdamW):
     def update(
         self, w: Tensor, g: Tensor, state: Sequence[Tensor], scalars: Sequence[Tensor]
     ) -> tuple[Tensor, tuple[Tensor, ...]]:
-        """One step of one weight."""
+        """One step of one weight: its new value and state."""
         sizes = w.type.sizes
         if sizes is None or not _is_matrix(sizes):
             return AdamW.update(self, w, g, state, scalars[:3])
@@ -53,7 +53,7 @@ class Muon(AdamW):
         return w * kept - step * rate, (m, state[1])
 
     def scalars(self, rate: Tensor, step: Tensor) -> tuple[Tensor, ...]:
-        """Adam's numbers, and the rate."""
+        """Adam's scalars, and the learning rate."""
         return (*AdamW.scalars(self, rate, step), rate)
 
 

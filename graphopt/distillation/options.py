@@ -12,21 +12,21 @@ from ..gradient.losses import LOSSES, Loss
 from ..words import values_of
 
 AUTO = "auto"
-"""The loss that suits each result: KL and relative squared distance for scores of classes, the distance elsewhere."""
+"""The loss by kind of output: KL plus relative squared distance for class scores, the distance alone elsewhere."""
 STEPS, BATCH = 10_000, 32
 """Default steps and rows of a step: errors fall until the end of a schedule, and this one takes the Fashion CNN less
 than ten minutes of one core."""
 PLENTY, MOST_TIMES = 0.5, 2.0
-"""The share of the teacher's multiply-accumulates from which a student takes `STEPS`; one with less takes as many times
-more as it has less, up to so many times: it lost more, and its steps take less time. A MobileNetV2-like net of 29 %
-loses 1.24 and 1.26 points after 10,000 steps, 1.16 and 1.16 after 14,500."""
+"""The share of the teacher's multiply-accumulates from which a student takes `STEPS`; below it steps grow in inverse
+proportion, at most by `MOST_TIMES`: such a student lost more, and its steps take less time. A MobileNetV2-like net of
+29 % loses 1.24 and 1.26 points after 10,000 steps, 1.16 and 1.16 after 14,500."""
 HELD, LABELLED = 0.1, 0.25
-"""Default shares of samples that judge: more where labels alone do, of which each says less than what a teacher says. A
-choice: 128 of 512."""
+"""Default shares of held-out samples, with a teacher and with labels alone, which say less per sample. A choice: 128 of
+512."""
 MIXING = PATCHES = 0.5
 """Default shares of mixed and of patched rows (`python -m tests.bench.distillation --sweep`)."""
 _MOST = 1 << 16
-"""A bound on batches and threads, which catches exchanged arguments; a choice."""
+"""A bound on batch size and threads, which catches swapped arguments; a choice."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,11 +44,11 @@ class Distil:
     convex combinations of two samples (Beyer et al. 2022, "Knowledge distillation: A good teacher is patient and
     consistent"), where all inputs are floats. patches: the share in which a rectangle is another sample's, where all
     are images [N, C, H, W] of grey levels or colours. shifts: images are moved by up to a fourteenth of their size.
-    mirrors: half of them are mirrored; None where the teacher says of mirrored samples much what it says of the
-    samples. The teacher sees all of this, too; where classes are learnt a third of the rows stays whole, and these
-    alone have labels; with other labels nothing is combined, and images move only if each is of a class. weights: names
-    of those that are trained, None for all. checkpoint: a file from which a run that was killed resumes. threads: of
-    onnxruntime, 0 for all cores.
+    mirrors: half of the images are mirrored; None: where the teacher's results on mirrored samples nearly equal those
+    on the samples. The teacher sees all of this, too; where classes are learnt a third of the rows stays whole, and
+    these alone have labels; with other labels nothing is combined, and images move only if each is of a class. weights:
+    names of those that are trained, None for all. checkpoint: a file from which a run that was killed resumes. threads:
+    of onnxruntime, 0 for all cores.
     """
 
     loss: str | Loss | Mapping[str, str | Loss] = AUTO

@@ -1,4 +1,4 @@
-"""What distillation returns: the student as it was left, and the account of its errors on samples held out."""
+"""The result of distillation: the trained student, and a report of its errors on held-out samples."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class DistilReport:
-    """The account of a run.
+    """The report of a run.
 
-    error_before, error_after: the loss on the samples held out, of the student as it was given and as it is returned.
-    fidelity_before, fidelity_after: to the teacher on the same samples; None without a teacher. samples, held_out:
-    their numbers. steps: done; best_step: the one that left the weights that are returned, 0 for the student's own.
-    learning_rate: the peak. matched: the names of the values that were matched, labels as `<name>.labelled`. stopped:
-    why training ended before its last step, "" where it did not. history: (step, training loss, held-out error).
+    error_before, error_after: the held-out loss of the given and of the returned student. fidelity_before,
+    fidelity_after: to the teacher on the held-out samples; None without a teacher. samples, held_out: their numbers.
+    steps: done; best_step: the step of the returned weights, 0 for the student's own. learning_rate: the peak. matched:
+    the names of matched values, labels as `<name>.labelled`. stopped: why training ended early, "" where it did not.
+    history: (step, training loss, held-out error).
     """
 
     error_before: float
@@ -44,12 +44,12 @@ class DistilReport:
 
     @property
     def improved(self) -> bool:
-        """Whether weights were changed at all: they are only where the held-out error falls."""
+        """Whether weights changed: only if the held-out error fell."""
         return self.best_step > 0
 
     @property
     def gained(self) -> str:
-        """What was gained, in one line."""
+        """The gain in one line."""
         judged = f"on {self.held_out} samples held out"
         if not self.improved:
             why = f": {self.stopped}" if self.stopped else ""
@@ -79,7 +79,7 @@ class DistilReport:
 
 @dataclass(frozen=True, slots=True)
 class Distilled:
-    """A trained student, as IR and as ONNX, and the report. All but the trained weights is as it was.
+    """A trained student, as IR and as ONNX, and the report. Only the trained weights differ from the given student.
 
     is_external: the student's weights lay beside its file.
     """

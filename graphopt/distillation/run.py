@@ -1,4 +1,4 @@
-"""`graphopt.distil`: train a student on what its teacher says, judge it on samples held out."""
+"""`graphopt.distil`: train a student on its teacher's results, judge it on held-out samples."""
 
 from __future__ import annotations
 
@@ -46,10 +46,10 @@ if TYPE_CHECKING:
     from ..onnx_io.source import ModelSource
 
 _MIRRORED = 0.1
-"""How much of its energy the teacher's results may change where images are mirrored: 0.04 for classifiers of clothes
-that were trained on mirrored ones, 0.93 upside down."""
+"""The change of the teacher's results on mirrored images, as a share of their energy, up to which students see mirrored
+images: 0.04 for classifiers of clothes trained on mirrored images, 0.93 upside down."""
 _INNER = 1.0
-"""The sum of the weights of inner values beside 1 for each result (`python -m tests.bench.distillation --sweep`)."""
+"""The total loss weight of inner values beside 1 for each output (`python -m tests.bench.distillation --sweep`)."""
 
 
 def distil(
@@ -57,25 +57,25 @@ def distil(
     labels: Array | Mapping[str, Array] | None = None, preprocess: str | Preprocess | None = None, seed: int = 0,
     progress: Progress | None = None, options: Distil | None = None, **given: Any,
 ) -> Distilled:  # fmt: skip
-    """Train the weights of `student` to give the results of `teacher` on `data`, in onnxruntime; no labels are needed.
+    """Train the weights of `student` to reproduce the results of `teacher` on `data`, in onnxruntime; needs no labels.
 
-    student, teacher: paths, bytes, protos; the student is what pruning or quantization left of the teacher, or any
-    model with inputs and outputs of the same names. teacher: None where `labels` alone are learnt. data: samples, as
-    `calibration=` of `optimize` takes them. labels: for the first float output, or by output's name, an array with a
-    row a sample: classes i64 (cross entropy) or numbers. Further keywords are the fields of `graphopt.Distil`, or
-    `options` holds them. seed: of every choice that is drawn. progress: called with (what, share done).
+    student, teacher: paths, bytes, protos; the student is the pruned or quantized teacher, or any model with inputs and
+    outputs of the same names. teacher: None where `labels` alone are learnt. data: samples, as `calibration=` of
+    `optimize` takes them. labels: for the first float output, or by output's name, an array with a row a sample:
+    classes i64 (cross entropy) or numbers. Further keywords are the fields of `graphopt.Distil`, or `options` holds
+    them. seed: of every random choice. progress: called with (step, fraction done).
 
-    Where labels alone are learnt, the student's own results at the start are kept beside them, as far as they explain
-    the labels.
+    Where labels alone are learnt, the student also keeps its own results at the start, as far as they explain the
+    labels.
 
-    Some samples are held out. The weights that are returned have the least error on these of all moments of the run, or
-    are later ones whose error is at most a twentieth above, and decide at least as often as the student's own for the
-    teacher's class: the student's own where no others are better than they, and with labels alone where no others are
-    better beyond chance. Beside a teacher, which judges, labels must not lose beyond chance.
+    Some samples are held out. The returned weights have the least held-out error of all evaluations, or are later ones
+    with an error at most a twentieth above, and agree with the teacher's classes as often as the student's own, but for
+    2 %: the student's own weights where no others are better, and with labels alone where no others are significantly
+    better. Beside a teacher, which judges, label losses must not rise significantly.
 
-    Names, metadata and all that is not trained stay as they are. BatchNormalization computes with its statistics, as at
-    inference, and they stay; its scale and bias are trained. A quantized student (QuantizeLinear and DequantizeLinear)
-    is trained through fake quantization, and its weights are quantized again.
+    Names, metadata and untrained parts stay unchanged. BatchNormalization uses its running statistics, as at inference,
+    and keeps them; its scale and bias are trained. A quantized student (QuantizeLinear and DequantizeLinear) is trained
+    through fake quantization, and its weights are quantized again.
 
     The same models, data, options and seed give the same weights. InputError, OptionError, ModelError, one line each.
     """
@@ -99,7 +99,7 @@ def distil_model(
     student: Model, teacher: Model | None, feeds: Calibration, options: Distil, *,
     labels: Array | Mapping[str, Array] | None = None, seed: int = 0, progress: Progress | None = None,
 ) -> Distilled:  # fmt: skip
-    """`distil` on models of the IR, of which none is edited."""
+    """`distil` on models of the IR, without editing them."""
     start = time.perf_counter()
     if feeds.is_synthetic:
         raise InputError("distil: made-up inputs teach nothing: give samples of the kind that the model will see")
@@ -128,7 +128,7 @@ def distil_model(
 
 
 class _Work:
-    """Student, teacher, samples and the pairs between them."""
+    """The setup of a run: student, teacher, samples, and pairs of values and targets."""
 
     def __init__(
         self, student: Model, teacher: Model | None, feeds: Calibration, options: Distil,
@@ -184,19 +184,19 @@ class _Work:
         return Task(trainer, epochs, self.targets, self.judge, steps, digest)
 
     def _usual_steps(self) -> int:
-        """As many as the share of its teacher's multiply-accumulates that a student has left asks for."""
+        """Default steps for the student's share of its teacher's multiply-accumulates: see `PLENTY`."""
         whole = 0 if self.teacher is None else figures(self.teacher.model).macs
         share = figures(self.tapped.model).macs / whole if whole else 1.0
         return round(STEPS * min(MOST_TIMES, max(1.0, PLENTY / max(share, 1e-9))))
 
     def emitted(self, weights: Mapping[str, Array]) -> Model:
-        """The student with other weights."""
+        """A copy of the student that stores `weights`."""
         model = clone_model(self.student)
         store(model, weights, self.stored)
         return model
 
     def judge(self, weights: Mapping[str, Array]) -> Judged:
-        """The student, as it would be emitted with these weights, on the samples held out."""
+        """Held-out figures of the student as emitted with these weights."""
         model = clone_model(self.tapped.model)
         store(model, {n: self._as_emitted(n, array) for n, array in weights.items()}, {})
         pairs = list(dict.fromkeys((*self.judges, *(self.labelled.pairs if self.labelled else ()))))
@@ -229,7 +229,7 @@ class _Work:
         return quality.fidelity
 
     def _bears_mirrors(self) -> bool:
-        """Whether the teacher's results for mirrored samples are those for the samples, but for a share of energy."""
+        """Whether mirroring the samples changes the teacher's results by less than `_MIRRORED` of their energy."""
         inner = set(self.guide.taps.values())
         names = [f"{pair.name}.target" for pair in self.pairs if pair.teacher and pair.teacher not in inner]
         if not names or not self.samples.are_mixable:
@@ -243,7 +243,7 @@ class _Work:
         return distance < _MIRRORED * energy
 
     def _bears_unknown(self) -> bool:
-        """Whether rows of an unknown class teach something, and labels are learnt by a loss that leaves them out."""
+        """Whether rows of an unknown class are useful: there is a teacher, and every label loss ignores such rows."""
         guided = any(pair.teacher for pair in self.pairs)
         return guided and all(pair.teacher or leaves_out_unknown(pair.loss) for pair in self.pairs)
 
@@ -252,7 +252,7 @@ class _Work:
         return array if codes is None else codes.floats(codes.codes(array))
 
     def _inner(self) -> Iterator[Pair]:
-        """Inner values of both that are alike on a batch of samples."""
+        """Pairs of inner values of student and teacher that are alike on a batch of samples."""
         assert self.teacher is not None
         found = inner_candidates(self.tapped.model.graph, self.teacher.model.graph)
         chosen = spread(found)

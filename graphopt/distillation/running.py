@@ -1,4 +1,4 @@
-"""Runs of onnxruntime whose failures are one line."""
+"""Runs of onnxruntime with failures as one-line errors."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from ..errors import InputError, one_line
 
 
 def run_session(session: Any, names: Sequence[str] | None, feeds: Mapping[str, Any], what: str) -> list[Any]:
-    """The results of a session. InputError, beginning with `what` it was to compute, where it does not run."""
+    """The results of a session. InputError, beginning with `what` is computed, where the run fails."""
     try:
         return list(session.run(names, dict(feeds)))
     except Exception as error:  # onnxruntime's exceptions share no base class

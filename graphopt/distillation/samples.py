@@ -1,4 +1,4 @@
-"""The samples of a run, and which of them are held out."""
+"""The samples of a run, split into training rows and held-out rows."""
 
 from __future__ import annotations
 
@@ -13,17 +13,17 @@ from ..errors import InputError, OptionError
 from ..ir import Array, Model, TensorType
 
 LEAST = 8
-"""Samples below which nothing is learnt: with the default share, one is held out of eight. A choice."""
+"""The fewest samples for training: with the default share, one of eight is held out. A choice."""
 UNKNOWN = -100
-"""The class of rows that `CrossEntropy` leaves out: torch's."""
+"""The class label that `CrossEntropy` ignores: torch's default."""
 Row = tuple[int, int]
-"""The number of a feed, and a row of it; -1 for all of it."""
+"""A feed's index, and a row's index in the feed; -1 for the whole feed."""
 
 
 @dataclass(frozen=True, slots=True)
 class Batch:
-    """A batch. feeds: the model's inputs; rows: where they come from; is_mixed: they are no longer these; combined: the
-    places of those that are of two rows, whose class nobody knows."""
+    """A batch. feeds: the model's inputs; rows: their source rows; is_mixed: augmentation changed the inputs; combined:
+    indices of inputs mixed from two rows, whose class is unknown."""
 
     feeds: Feeds
     rows: tuple[Row, ...]
@@ -34,8 +34,8 @@ class Batch:
 class Samples:
     """All samples, in memory, each a row where the model leaves its batch open, else a whole feed.
 
-    held: the rows that are held out; groups: all others, those of equal shapes together. labels: arrays by the name
-    of the result they are for, one row a sample.
+    held: the held-out rows; groups: all other rows, grouped by shapes. labels: arrays by the name of the result they
+    are for, one row a sample.
     """
 
     def __init__(
@@ -76,7 +76,7 @@ class Samples:
         return [self.batch(group[i : i + size]) for group in groups.values() for i in range(0, len(group), size)]
 
     def batch(self, rows: list[Row]) -> Batch:
-        """These rows together."""
+        """The batch of these rows."""
         number, row = rows[0]
         if row < 0:
             return Batch(self.feeds[number], (rows[0],))
@@ -97,7 +97,7 @@ class Samples:
         return found
 
     def digest(self) -> str:
-        """Of all samples and labels."""
+        """A digest of all samples and labels."""
         found = hashlib.sha256()
         for arrays in (*self.feeds, self.labels):
             for name, array in arrays.items():
@@ -106,7 +106,7 @@ class Samples:
         return found.hexdigest()
 
     def _key(self, row: Row) -> tuple[object, ...]:
-        """What rows of one batch share: the shapes of each, and scalars. A whole feed stands alone."""
+        """The key that rows of one batch share: shapes, types and scalars. A whole feed is a batch alone."""
         number, index = row
         if index < 0:
             return (number,)
@@ -115,12 +115,12 @@ class Samples:
 
 
 def _is_open(model: Model) -> bool:
-    """Whether the first size of every input but scalars is open."""
+    """Whether the first size of every non-scalar input is open."""
     shapes = [v.type.shape for v in model.graph.inputs if v.default is None and isinstance(v.type, TensorType)]
     return any(shapes) and all(shape is not None and not (shape and isinstance(shape[0], int)) for shape in shapes)
 
 
 def _rows(feed: Feeds) -> int:
-    """Rows of a feed; 0 where its arrays differ in them."""
+    """Number of rows of a feed; 0 where its arrays disagree."""
     sizes = {len(array) for array in feed.values() if np.ndim(array)}
     return sizes.pop() if len(sizes) == 1 else 0

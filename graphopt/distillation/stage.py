@@ -1,4 +1,4 @@
-"""The stage behind `recover=`: what pruning or quantization left learns from the original."""
+"""The stage of `recover=`: the pruned or quantized model is distilled from the original."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from .result import DistilReport
 from .run import distil_model
 
 _EXACT = 80.0
-"""Decibels to the original from which on nothing is left to learn: rounding of single precision lies there."""
+"""SQNR (dB) to the original beyond which nothing is left to learn: that of rounding in single precision."""
 
 
 @dataclass(frozen=True, slots=True)
 class RecoverFigures(StageFigures):
-    """Errors, decibels and top-1 agreement on `held_out` samples that no step saw, before and after."""
+    """Errors, SQNR (dB) and top-1 agreement on `held_out` samples that no step saw, before and after training."""
 
     error_before: float
     error_after: float
@@ -31,9 +31,9 @@ class RecoverFigures(StageFigures):
 
 
 def recover(name: str, model: Model, options: Distil, context: StageContext) -> tuple[Model, StageReport]:
-    """A copy of `model` with weights trained on the original's results; the model as it came where no error falls.
+    """A copy of `model` with weights trained on the original's results; `model` itself where the error does not fall.
 
-    With a metric, the model is handed back, too, where that falls.
+    With a metric, `model` is also returned where the metric falls.
     """
     quality = context.quality
     if context.calibration.is_synthetic:

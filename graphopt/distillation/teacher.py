@@ -15,11 +15,11 @@ from .running import run_session
 from .samples import Batch, Row, Samples
 
 HELD = 1 << 28
-"""Bytes of the teacher's results that are kept for later epochs: a bound on memory, not tuned."""
+"""Bytes of the teacher's results cached for later epochs: a bound on memory, not tuned."""
 
 
 class Targets:
-    """Runs the teacher. What it says of unmixed rows is kept, as far as memory allows."""
+    """Runs the teacher. Its results on unaugmented rows are cached, up to `HELD` bytes."""
 
     def __init__(self, teacher: Tapped | None, pairs: Sequence[Pair], samples: Samples, threads: int) -> None:
         self.pairs, self.samples = tuple(pairs), samples
@@ -29,7 +29,7 @@ class Targets:
         self._bytes = 0
 
     def of(self, batch: Batch) -> dict[str, Array]:
-        """Targets by the names that a training step has for them."""
+        """Targets by their names in a training step, `<name>.target`."""
         results = dict(zip(self._names, self._results(batch))) if self._names else {}
         labels = self.samples.labels_of(batch) if self.samples.labels else {}
         found = {}
@@ -64,7 +64,7 @@ class Targets:
 
 
 def _type_of(pair: Pair, labels: Array) -> Any:
-    """The element type of labels: i64 for whole numbers, that of the result for others."""
+    """The element type of labels: i64 for whole numbers, the output's type for others."""
     if labels.dtype.kind in "iub" or not isinstance(pair.student.type, TensorType):
         return np.int64
     return pair.student.type.dtype.numpy

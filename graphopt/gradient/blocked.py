@@ -1,10 +1,10 @@
-"""Convolutions on weights that change, in onnxruntime's own blocked layout.
+"""Convolutions on trainable weights, in onnxruntime's own blocked layout.
 
-onnxruntime brings constant weights of a Conv into blocks of channels (NCHWc) once, when a session is opened; weights
-that are inputs it multiplies as they are, at up to twelve times the time of a depthwise Conv. Here each step brings its
-weights into blocks: a Reshape and a Transpose. Gradients of depthwise convolutions move their rows in blocks, too: an
-element is then `block` numbers, and zeros come between elements in an eighth of the time. The operators are those that
-onnxruntime writes into models that it optimized for a machine: of this machine alone, never for a file.
+onnxruntime converts constant weights of a Conv to blocks of channels (NCHWc) once, when it opens a session; weights
+that are inputs stay unblocked, at up to twelve times the time for a depthwise Conv. Here each step converts its weights
+to blocks, by a Reshape and a Transpose. Gradients of depthwise convolutions move their rows in blocks, too: an element
+is then `block` numbers, and inserting zeros between elements takes an eighth of the time. The operators are those that
+onnxruntime writes into models optimized for one machine: for this machine alone, never for a file.
 """
 
 from __future__ import annotations
@@ -25,12 +25,12 @@ from .tensor import Tensor, Writer
 
 DOMAIN = "com.microsoft.nchwc"
 _CHANNELS, _OUTPUTS = 64, 4
-"""Of the Conv that tells the block: onnxruntime fills its few outputs up to one block."""
+"""Channels of the Conv that probes the block size: onnxruntime pads its few outputs to one block."""
 
 
 @lru_cache(maxsize=1)
 def block_size() -> int:
-    """The channels of a block on this machine, 16 with AVX-512 and 8 with AVX2; 0 where onnxruntime has no blocks."""
+    """Channels per block on this machine, 16 with AVX-512 and 8 with AVX2; 0 where onnxruntime uses no blocks."""
     import onnx
     from onnx import TensorProto, helper, numpy_helper
 
@@ -54,7 +54,7 @@ def block_size() -> int:
 
 
 def use_blocks(model: Model, block: int) -> int:
-    """Write each Conv of a training step whose weights change in blocks of channels; the number of these."""
+    """Rewrite each Conv on trainable weights in a training step to blocks of channels; returns their number."""
     graph, count = model.graph, 0
     writer = Writer(graph, block)
     for node in graph.snapshot():
@@ -77,7 +77,7 @@ def use_blocks(model: Model, block: int) -> int:
 
 
 def _share_blocks(graph: Graph) -> None:
-    """Bring each value into blocks once: the forward pass and gradients ask for the same values."""
+    """Convert each value to blocks only once: the forward pass and gradients share values."""
     first: dict[Value | None, Value] = {}
     for node in graph.snapshot():
         if node.domain == DOMAIN and node.op_type == "ReorderInput":
@@ -88,8 +88,8 @@ def _share_blocks(graph: Graph) -> None:
 
 
 def fits(w: Tensor, group: int) -> bool:
-    """Whether a Conv on weights w [M, C/G, h, w] can be in blocks: f32, two spatial axes, whole blocks of channels, and
-    not constant, as a session brings constants into blocks itself."""
+    """Whether a Conv on weights w [M, C/G, h, w] can use blocks: f32, two spatial axes, whole blocks of channels, and
+    not constant, since a session converts constants itself."""
     block = w.writer.block
     if not block or w.value.constant is not None or w.dtype is not DType.FLOAT or w.type.rank != 4:
         return False
@@ -123,7 +123,7 @@ def conv_of_blocks(x: Tensor, w: Tensor, bias: Tensor | None = None, **attrs: An
 
 
 def in_blocks(x: Tensor) -> Tensor:
-    """x [N, C, H, W] as [N, C/b, H, W, b] in memory, under the shape of x; for equal values once."""
+    """x [N, C, H, W] stored as [N, C/b, H, W, b], typed with the shape of x; once per value."""
     known = x.writer.blocked
     if x.value not in known:
         known[x.value] = as_blocks(x.writer.node(f"{DOMAIN}::ReorderInput", x), x.dims).value
@@ -131,7 +131,7 @@ def in_blocks(x: Tensor) -> Tensor:
 
 
 def as_blocks(data: Tensor, dims: Sequence[Dim]) -> Tensor:
-    """Data that are in blocks, under the shape of the tensor they hold."""
+    """Data in blocks, typed with the shape of the tensor they store."""
     data.value.type = TensorType(DType.FLOAT, tuple(dims))
     return data
 
@@ -139,8 +139,8 @@ def as_blocks(data: Tensor, dims: Sequence[Dim]) -> Tensor:
 def weights_in_blocks(w: Tensor, flipped: bool = False) -> Tensor:
     """w as [M/b, C/b, h · w, b of C, b of M] where C are whole blocks, else [M/b, C, h · w, b of M]; in the shape of w.
 
-    In two transpositions of few axes: one of six takes five times as long. flipped: each kernel reversed along both
-    spatial axes.
+    Two transpositions of few axes: one transposition of six axes takes five times as long. flipped: each kernel
+    reversed along both spatial axes.
     """
     block, (m, c, *kernel) = w.writer.block, (int(str(d)) for d in w.dims)
     taps = math.prod(kernel)

@@ -1,4 +1,4 @@
-"""What a rule is given: one node of the forward computation and the cotangents of its outputs."""
+"""The argument of a rule: one node of the forward computation and the cotangents of its outputs."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ class Call:
     """One node to be differentiated.
 
     cotangents: dL/d(output) for each output, None where the loss does not depend on it. wanted: the input slots whose
-    cotangents are needed. gradients: reverse mode itself, for rules that differentiate graphs. active: the values on
-    the way. captured: where a rule puts the cotangents of outer values that nested graphs read.
+    cotangents are needed. gradients: reverse mode itself, for rules that differentiate graphs. active: the values that
+    depend on `wrt`. captured: receives the cotangents of outer values that nested graphs read.
     """
 
     node: Node
@@ -49,7 +49,7 @@ class Call:
         return self.input(0)
 
     def input(self, slot: int) -> Tensor:
-        """Input `slot`, which must be there."""
+        """Input `slot`, which must be present."""
         value = self.node.input(slot)
         if value is None:
             raise Declined(f"input {slot} is missing")

@@ -1,4 +1,4 @@
-"""The public forms of differentiation: an ONNX model becomes one that also returns gradients."""
+"""Public entry points of differentiation: from an ONNX model to a model that also returns gradients."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def gradient_model(
     model: ModelSource | Model, wrt: Sequence[str] | None = None, *, loss: str | None = None,
     outputs: Sequence[str] | None = None,
 ) -> onnx.ModelProto:  # fmt: skip
-    """A model that returns what `model` does and, as `<name>.gradient`, the gradient for each name of `wrt`.
+    """A model that returns the outputs of `model` and, as `<name>.gradient`, the gradient for each name of `wrt`.
 
     wrt: float inputs or initializers, by default all float inputs. With `loss`, the name of an output, gradients are
     those of the sum of its elements. Without, they are vector-Jacobian products Σ ȳ ∂y/∂v: for each of `outputs`, by
@@ -30,8 +30,8 @@ def gradient_model(
 
     The result runs in onnxruntime: ONNX's own operators at opset 18 or later. Sizes may be unknown.
 
-    OptionError for names that the model does not have; ModelError, naming node and operator, where a node on the way
-    has no gradient.
+    OptionError for names that the model lacks; ModelError, naming node and operator, where a node between `wrt` and the
+    outputs has no gradient.
     """
     ready = prepare(model)
     graph = ready.graph
@@ -56,7 +56,7 @@ def gradient_model(
 
 
 def _visible(graph: Graph, value: Value) -> Value:
-    """A value that nested graphs read as an outer one: a constant that they hold is put in front of them."""
+    """The value in a form visible to nested graphs: a constant that these read goes through an Identity before them."""
     if value.constant is None or all(use.node.graph is graph for use in value.uses):
         return value
     front = Node("Identity", [], None, [value.type])
@@ -80,7 +80,7 @@ def named_values(model: Model) -> dict[str, Value]:
 
 
 def look_up(named: dict[str, Value], name: str, what: str) -> Value:
-    """The value of a name; OptionError if there is none of floats."""
+    """The float value of a name; OptionError if there is none."""
     if name not in named:
         raise OptionError(f"the model has no {what} {name!r}; it has {', '.join(sorted(n for n in named if n)[:8])}")
     if not is_float(named[name]):
@@ -89,7 +89,7 @@ def look_up(named: dict[str, Value], name: str, what: str) -> Value:
 
 
 def add_outputs(model: Model, more: dict[str, Tensor]) -> None:
-    """Further results of a model, under the given names; each is a value of its own."""
+    """Add outputs to a model under the given names, each a distinct value."""
     graph = model.graph
     values, ports = list(graph.outputs), list(graph.ports)
     for name, t in more.items():

@@ -1,4 +1,4 @@
-"""Frozen normalisations become part of the convolutions before them, so that no pass over activations is theirs."""
+"""Fold frozen normalizations into the convolutions before them, which saves their passes over activations."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from .tensor import Tensor, Writer
 
 
 def fold_batch_normalizations(graph: Graph) -> int:
-    """γ (w ∗ x + b − m) r + β = (w s) ∗ x + ((b − m) s + β), s = γ r, r = (v + ε)^−½; the number of these folded.
+    """γ (w ∗ x + b − m) r + β = (w s) ∗ x + ((b − m) s + β), s = γ r, r = (v + ε)^−½; returns the number folded.
 
     The graph computes w s and the bias: gradients of w, γ and β are those of products of weights.
     """

@@ -1,4 +1,4 @@
-"""Loss functions of a training step: each makes a scalar of a model's output and its target."""
+"""Loss functions of a training step: each maps a model's output and its target to a scalar."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ Loss = Callable[[Tensor, Tensor], Tensor]
 
 
 def _wide(t: Tensor) -> Tensor:
-    """Half precision as f32: the sum over a batch overflows or vanishes otherwise."""
+    """Half precision widened to f32: otherwise the sum over a batch overflows or vanishes."""
     return t.cast(DType.FLOAT) if t.dtype in (DType.FLOAT16, DType.BFLOAT16) else t
 
 
@@ -36,7 +36,7 @@ class MSE:
 class CrossEntropy:
     """−mean log softmax(y)[t] over the rows; y are logits, t i64 classes in the shape of y without `axis`.
 
-    Rows whose class is negative are left out, as padding is (-100 in torch). axis: that of the classes; 1 for images.
+    Rows with a negative class, such as padding (-100 in torch), are ignored. axis: of the classes; 1 for images.
     """
 
     axis: int = -1
@@ -86,7 +86,7 @@ class KL:
 
 
 LOSSES: dict[str, Loss] = {"mse": MSE(), "cross_entropy": CrossEntropy(), "kl": KL()}
-"""Losses by the words that `loss=` takes."""
+"""Losses by their words for `loss=`."""
 
 
 def look_up_loss(word: str) -> Loss:

@@ -12,9 +12,9 @@ from .tensor import Tensor
 
 
 class Optimizer(Protocol):
-    """What a training step asks of an optimizer, which may keep tensors in the shape of each weight, zero at first.
+    """The interface of an optimizer, which may keep tensors in the shape of each weight, zero at first.
 
-    Weights below single precision are updated in single precision, in which their state is kept, too.
+    Weights below single precision, and their state, are updated in single precision.
     """
 
     @property
@@ -22,7 +22,7 @@ class Optimizer(Protocol):
         """The names of the tensors kept for each weight."""
 
     def scalars(self, rate: Tensor, step: Tensor) -> tuple[Tensor, ...]:
-        """Numbers f64[] that all updates share, of the learning rate f64[] and the count of steps f64[], first 1."""
+        """Scalars f64[] shared by all updates, from the learning rate f64[] and the step count f64[], first 1."""
 
     def update(
         self, w: Tensor, g: Tensor, state: Sequence[Tensor], scalars: Sequence[Tensor]
@@ -54,7 +54,7 @@ class SGD:
 
     @property
     def state(self) -> tuple[str, ...]:
-        """The momentum, where there is some."""
+        """The momentum, if μ is not 0."""
         return ("momentum",) if self.momentum else ()
 
     def scalars(self, rate: Tensor, step: Tensor) -> tuple[Tensor, ...]:
@@ -93,7 +93,7 @@ class Adam:
         _within("weight_decay", self.weight_decay, 0)
 
     def scalars(self, rate: Tensor, step: Tensor) -> tuple[Tensor, ...]:
-        """(η c/(1 − β₁ᵗ), ε c, 1 − η λ), c = √(1 − β₂ᵗ): what the two corrections come to, once for all weights"""
+        """(η c/(1 − β₁ᵗ), ε c, 1 − η λ), c = √(1 − β₂ᵗ): both bias corrections, computed once for all weights"""
         first, second = (1 - step.writer.constant(beta, DType.DOUBLE) ** step for beta in self.betas)
         correction = second.Sqrt()
         return rate * correction / first, correction * self.epsilon, 1 - rate * self.weight_decay
@@ -125,7 +125,7 @@ class AdamW(Adam):
 
 
 OPTIMIZERS: dict[str, Optimizer] = {"sgd": SGD(), "adam": Adam(), "adamw": AdamW()}
-"""Optimizers by the words that `optimizer=` takes; those of torch's defaults."""
+"""Optimizers by their words for `optimizer=`, with torch's defaults."""
 
 
 def look_up_optimizer(word: str) -> Optimizer:

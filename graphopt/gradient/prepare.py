@@ -1,4 +1,4 @@
-"""A model is brought into the form that rules expect: opset 18 or later, functions inlined, composites expanded."""
+"""Prepare a model for differentiation rules: opset 18 or later, functions inlined, composites expanded."""
 
 from __future__ import annotations
 
@@ -18,29 +18,29 @@ if TYPE_CHECKING:
     from ..onnx_io.source import ModelSource
 
 OPSET = 18
-"""The opset from which reductions take axes as inputs and scatters reduce: what gradients are spelled in."""
+"""The opset of gradients: from it on, reductions take axes as inputs and scatters reduce."""
 _RELABELLED = 13
-"""From this opset to 18 only reductions, Split and RoiAlign changed how they are written (ONNX's changelog)."""
+"""From this opset to 18 only reductions, Split and RoiAlign changed their form (ONNX's changelog)."""
 _OLD_SCAN = 8
-"""The opset whose Scan has an axis for the batch and lengths (ONNX's changelog)."""
+"""The opset whose Scan has a batch axis and sequence lengths (ONNX's changelog)."""
 _IR_VERSION = 8
 """The IR version that came with opset 18 (ONNX's table of versions)."""
 _REDUCTIONS = frozenset(
     f"Reduce{kind}" for kind in ("Max", "Mean", "Min", "Prod", "L1", "L2", "LogSum", "LogSumExp", "SumSquare")
 )
 _DEFINED = "graphopt.defined"
-"""The domain of functions that stand for single calls while a model is inlined."""
+"""The domain of functions that replace single calls while a model is inlined."""
 EXPANDED = (
     "Attention", "RotaryEmbedding", "MeanVarianceNormalization", "NegativeLogLikelihoodLoss", "SwiGLU",
     "SoftmaxCrossEntropyLoss", "AffineGrid", "CenterCropPad", "LinearAttention", "CausalConvWithState", "Bernoulli",
 )  # fmt: skip
-"""Operators that are differentiated through the functions that ONNX defines them by."""
+"""Operators that are differentiated through their function bodies in ONNX."""
 
 
 def prepare(source: ModelSource | Model, *, own: bool = False) -> Model:
     """A model at opset 18 or later, without function calls. ModelError where it cannot be converted.
 
-    own: the source is a typed model of the caller's, which is edited in place; else it is left as it is.
+    own: the source is a typed model that may be edited in place; else it is copied.
     """
     model = load(source) if not isinstance(source, Model) else source if own else clone_model(source)
     if model.opset == _OLD_SCAN and any(node.op == "Scan" for node in model.graph.walk()):
@@ -63,7 +63,7 @@ def prepare(source: ModelSource | Model, *, own: bool = False) -> Model:
 
 
 def _raise(graph: Graph, node: Node) -> None:
-    """Write a node of opset 13 to 17 as opset 18 does."""
+    """Convert a node of opset 13 to 17 to its form in opset 18."""
     if node.op in _REDUCTIONS and "axes" in node.attrs:
         axes = Value(constant=Constant.of(np.array(node.attrs["axes"], np.int64)))
         graph.set_attr(node, "axes", None)
@@ -75,8 +75,8 @@ def _raise(graph: Graph, node: Node) -> None:
 
 
 def _spell_defaults(graph: Graph, node: Node) -> bool:
-    """Write the defaults of attributes that ONNX 1.23 forgets: its inliner in definitions, its inference of an STFT.
-    True if there were any."""
+    """Write default attributes that ONNX 1.23 ignores: in the inliner's function bodies, in inference of STFT. True if
+    any were added."""
     count = len(node.attrs)
     schema = schema_of(node.op, version_for(node)) if node.op in (*EXPANDED, "STFT") else None
     for name in schema.attributes if schema is not None else ():
@@ -102,7 +102,7 @@ def _inlined(model: Model) -> Model:
     from onnx import helper, inliner
 
     proto = to_proto(model)
-    for t in proto.graph.initializer:  # the inliner asks for the types of operands, and does not look at constants
+    for t in proto.graph.initializer:  # the inliner needs the operands' types, and ignores initializers
         proto.graph.value_info.append(helper.make_tensor_value_info(t.name, t.data_type, t.dims))
     _define_calls(proto)
     wanted = [("", name) for name in EXPANDED] + [(f.domain, f.name) for f in proto.functions]
@@ -114,7 +114,7 @@ def _inlined(model: Model) -> Model:
 
 
 def _define_calls(proto: onnx.ModelProto) -> None:
-    """Calls with a missing operand before a given one, which the inliner does not take, call functions of the model."""
+    """Turn calls with a missing operand before a given one, which the inliner rejects, into function calls."""
     import onnx
     from onnx import defs
 

@@ -1,4 +1,4 @@
-"""Reverse mode: the nodes that compute gradients, appended to the graph whose gradients they are."""
+"""Reverse mode: append the nodes that compute gradients to the differentiated graph."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ def gradients(writer: Writer, cotangents: Mapping[Value, Tensor], wrt: Sequence[
     """Vector-Jacobian products: Σ over outputs y of ȳ ∂y/∂v for each v of `wrt`, None where no y depends on v.
 
     writer: appends to the graph that defines the values. cotangents: ȳ by output y, in its shape. wrt: inputs,
-    constants or intermediate values of that graph; constants must be used by it. The graph is only added to.
+    constants or intermediate values of that graph; constants must be used in it. Existing nodes are not edited.
 
     ModelError, naming node and operator, where a node between `wrt` and the outputs has no gradient.
     """
@@ -37,7 +37,7 @@ def gradients(writer: Writer, cotangents: Mapping[Value, Tensor], wrt: Sequence[
 
 
 def _differentiate(call: Call) -> dict[Value, Tensor]:
-    """The cotangents of a node's operands, and of what its nested graphs capture."""
+    """The cotangents of a node's operands, and of the values that its nested graphs capture."""
     node = call.node
     call.writer.origins = node.origins
     out: dict[Value, Tensor] = {}
@@ -59,7 +59,7 @@ def _differentiate(call: Call) -> dict[Value, Tensor]:
 
 
 def describe(node: Node) -> str:
-    """A node as messages name it: its operator and its name, or that of its output."""
+    """A node's name in messages: its operator with its name, or with its output's name."""
     name = node.name or (node.outputs[0].name if node.outputs else "")
     return f"{node.op} {name!r}" if name else node.op
 
@@ -72,7 +72,8 @@ def _accumulate(found: dict[Value, Tensor], value: Value, g: Tensor) -> None:
 
 
 def dependents(nodes: Sequence[Node], wrt: Sequence[Value]) -> set[Value]:
-    """The values that depend on `wrt` differentiably: floats, codes of fake quantization, and what moves these."""
+    """The values that depend differentiably on `wrt`: floats, codes of fake quantization, and moved elements of
+    these."""
     active = set(wrt)
     for node in nodes:
         if node.op in CONSTANT:
@@ -86,7 +87,7 @@ def dependents(nodes: Sequence[Node], wrt: Sequence[Value]) -> set[Value]:
 
 
 def _is_container(value: Value) -> bool:
-    """A sequence, an optional or a value of unknown type may hold floats: never left out in silence."""
+    """Whether a value is a sequence, an optional or untyped: it may hold floats, so it is never skipped silently."""
     return not isinstance(value.type, TensorType)
 
 

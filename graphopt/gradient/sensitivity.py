@@ -20,8 +20,8 @@ if TYPE_CHECKING:
     from ..onnx_io.source import ModelSource
 
 DRAWS = 2
-"""Random directions of the results for each sample: the trace of J Jᵀ from signs (Hutchinson 1989). Unbiased with one;
-the spread over samples is larger than that over directions, so that few are enough."""
+"""Random directions of the results per sample: the trace of J Jᵀ from signs (Hutchinson 1989). Unbiased with one; the
+spread over samples exceeds that over directions, so that few suffice."""
 
 
 def fisher(
@@ -31,7 +31,7 @@ def fisher(
     """F = E Σ_y (∂y/∂w)² of each weight w, f64 in its shape, by name: the diagonal of Fisher's matrix for results with
     Gaussian noise, of Gauss-Newton's for their squared error.
 
-    With w² it is the Fisher score of pruning. feeds: one sample each, without labels. names: initializers, by default
+    Times w² it is the Fisher score of pruning. feeds: one sample each, without labels. names: initializers, by default
     all weights. draws: backward passes a sample.
 
     OptionError for unknown names, ModelError where a node has no gradient, InputError without samples.
@@ -54,10 +54,10 @@ def predicted_losses(
     """E Σ_y ⟨∂y/∂w, δ⟩² for the change δ of each weight, by name: the squared error of the results, summed over their
     elements, if only this weight changed, to first order.
 
-    δ = −w is a removal, the rounding errors of w a precision. Feeds of one row are run together where the batch may be
-    of any size. draws: directions a sample; one more sample tells more than one more direction. No gradient of a weight
-    is computed, but the change that δ makes of what its layer returns, and the slope of the results there. Other
-    arguments and errors as of `fisher`.
+    δ = −w models a removal, the rounding errors of w a lower precision. Feeds of one row run together where the batch
+    may be of any size. draws: directions a sample; one more sample reduces the error more than one more direction. No
+    gradient of a weight is computed, but the change of its layer's output by δ, and the gradient of the results there.
+    Other arguments and errors as of `fisher`.
     """
     if not changes:
         return {}
@@ -77,14 +77,14 @@ def predicted_losses(
 
 
 ROWS = 8
-"""Samples that are run as one batch. Of 4 to 32 the fastest for `python -m tests.bench.gradient_sensitivity`: the
-activations of more leave the caches."""
+"""Samples run as one batch. Of 4 to 32 the fastest for `python -m tests.bench.gradient_sensitivity`: the activations of
+more exceed the caches."""
 
 
 def _batches(
     names: Sequence[str], free: bool, feeds: Iterable[Mapping[str, Any]]
 ) -> Iterator[tuple[dict[str, Array], int]]:
-    """Feeds with their number of samples, where rows are free joined to batches of single rows in the same sizes."""
+    """Feeds with their number of samples; where rows are free, one-row feeds of equal sizes are joined to batches."""
     held = list[dict[str, Array]]()
     for feed in feeds:
         arrays = {name: given_array(feed, name) for name in names}
@@ -104,8 +104,8 @@ def _joined(feeds: Sequence[Mapping[str, Array]]) -> dict[str, Array]:
 
 
 def _changed_results(graph: Graph, weight: Value, change: Array) -> list[tuple[Value, Value]]:
-    """Pairs of what a weight's readers return and of what they would with the change, appended to the graph; a reader
-    of constants alone is passed through."""
+    """Pairs of a weight's readers' outputs, and of the same outputs under the change, by nodes appended to the graph;
+    for readers of constants alone, the outputs of their readers instead."""
     tensor = initial(weight)
     if tensor is None:
         raise OptionError(f"{weight.name!r} is an input and has no value that could change")
@@ -161,7 +161,7 @@ def slopes(
 
 
 EXACT = 16
-"""Results of at most so many elements get as many directions as make the sum over them exact, a power of two."""
+"""The most elements of results whose sum over directions is exact: as many orthogonal directions, a power of two."""
 
 
 def relative_changes(
@@ -169,12 +169,12 @@ def relative_changes(
     seed: int = 0,
 ) -> Array:  # fmt: skip
     """f64[changes]: √(E Σ_y ⟨∂y/∂v, w − v⟩² / E ‖y‖²) for the pairs (v, w) of `changes`, values of the root graph: the
-    relative error of the results, to first order, if w alone took the place of v. Several results count alike.
+    relative error of the results, to first order, if w alone replaced v. Several results have equal weight.
 
     draws: backward passes a feed, along random signs s of all results (Hutchinson 1989), each of which gives
-    ⟨∂⟨s, y⟩/∂v, w − v⟩ for every change at once; results of up to `EXACT` elements get signs whose rows are orthogonal
-    (Hadamard's), which leaves no spread. Where the batch may be of any size, the rows of a feed count each by itself,
-    and the directions of a single row are one batch.
+    ⟨∂⟨s, y⟩/∂v, w − v⟩ for every change at once; results of up to `EXACT` elements get signs with orthogonal rows
+    (Hadamard's), which leave no sampling error. Where the batch may be of any size, each row of a feed counts
+    separately, and the directions of a single row run as one batch.
 
     ModelError where a node between a change and the results has no gradient, InputError without samples.
     """
@@ -197,7 +197,7 @@ def relative_changes(
 
 
 def _signs(shapes: Sequence[tuple[int, ...]], draws: int, rng: np.random.Generator) -> list[Array]:
-    """±1 [draws, *shape] for each shape; more draws, orthogonal, where all are small."""
+    """±1 [draws, *shape] for each shape; more draws, orthogonal, where all shapes together are small."""
     sizes = [int(np.prod(shape)) for shape in shapes]
     width = sum(sizes)
     if width > EXACT:
@@ -211,12 +211,12 @@ def _signs(shapes: Sequence[tuple[int, ...]], draws: int, rng: np.random.Generat
 
 
 def _summed(projector: Projector, feed: dict[str, Array], seeds: list[Array]) -> Array:
-    """Σ over directions of the squared projections, f64[changes]; tries them as one batch where rows are free."""
+    """Σ over directions of the squared projections, f64[changes]; as one batch where rows are free and that runs."""
     draws = len(seeds[0])
     single = all(a.ndim and a.shape[0] == 1 for a in feed.values()) and all(s.shape[1] == 1 for s in seeds)
     if projector.free and single:
         rows = [s.reshape(-1, *s.shape[2:]) for s in seeds]
-        with suppress(InputError, Declined):  # a size of one that is written into the model; graphs that are nested
+        with suppress(InputError, Declined):  # the model fixes a size of one, or has nested graphs
             return projector.squares_of_directions(feed, rows)
         batch = {n: np.repeat(a, draws, 0) for n, a in feed.items()}
         with suppress(InputError):

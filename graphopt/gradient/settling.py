@@ -1,4 +1,4 @@
-"""Sizes that a model computes become constants, so that rules know ranks and axes, and sequences of known length their
+"""Fold computed sizes into constants, so that rules know ranks and axes, and replace sequences of known length by their
 parts; nothing else is folded."""
 
 from __future__ import annotations
@@ -11,14 +11,14 @@ from ..ops import infer
 from .rules import CONSTANT
 
 ROUNDS = 8
-"""The most times that sizes are sought anew: each round of constants may tell further shapes."""
+"""The most rounds of folding: each round of constants may reveal further shapes."""
 LARGEST = 1024
-"""Elements of a constant that is computed: sizes and axes have fewer."""
+"""The most elements of a folded constant: sizes and axes have fewer."""
 _RANDOM = frozenset(("RandomNormal", "RandomUniform", *(op for op in CONSTANT if "Random" in op), "Multinomial"))
 
 
 def settle(graph: Graph) -> None:
-    """Compute what depends on known shapes and small constants alone, and take the branches that are then known."""
+    """Fold values that depend on known shapes and small constants alone, and inline branches with known conditions."""
     for _ in range(ROUNDS):
         changed = _fold(graph)
         changed += _take_sequences_apart(graph)
@@ -32,7 +32,7 @@ def settle(graph: Graph) -> None:
 
 
 def _fold(graph: Graph) -> int:
-    """Replace all that can be computed now; the number of values replaced."""
+    """Replace all values that can be computed now; returns their number."""
     known: dict[Value, Constant] = {}
     nodes: list[Node] = []
     for node in graph.snapshot():
@@ -63,7 +63,8 @@ def _of_shape(node: Node, sizes: tuple[int, ...]) -> Constant:
 
 
 def _is_ready(node: Node, known: dict[Value, Constant], nodes: list[Node]) -> bool:
-    """Small integers and booleans from small constants, and floats among scalars only: weights stay as they are."""
+    """Whether a node computes a small tensor from small constants, none of them a named float: weights stay
+    unfolded."""
     if node.subgraphs or node.op in _RANDOM or node.domain or not node.inputs:
         return False
     for value in node.inputs:
@@ -84,7 +85,7 @@ def _is_ready(node: Node, known: dict[Value, Constant], nodes: list[Node]) -> bo
 
 
 def _take_sequences_apart(graph: Graph) -> int:
-    """Readers of sequences whose parts are known read these; the number of readers."""
+    """Let readers of sequences with known parts read the parts; returns the number of readers."""
     known: dict[Value, list[Value]] = {}
     count = 0
     for node in graph.snapshot():
@@ -107,7 +108,7 @@ _SEQUENCES = ("SequenceEmpty", "SequenceConstruct", "SequenceInsert", "SequenceE
 
 
 def _parts_of(graph: Graph, node: Node, known: dict[Value, list[Value]]) -> list[Value] | None:
-    """The parts of the sequence that a node makes, None where they are not known."""
+    """The parts of a node's sequence, None where unknown."""
     if node.op == "SequenceEmpty":
         return []
     if node.op == "SequenceConstruct":
@@ -130,7 +131,7 @@ def _parts_of(graph: Graph, node: Node, known: dict[Value, list[Value]]) -> list
 
 
 def _is_read_at(node: Node) -> bool:
-    """Whether a node reads a part of a sequence at a known place."""
+    """Whether a node reads a part of a sequence at a constant index."""
     return node.op == "SequenceAt" and _index(node, 1) is not None
 
 
@@ -140,11 +141,11 @@ def _index(node: Node, slot: int) -> int | None:
 
 
 def _split(graph: Graph, node: Node) -> list[Value] | None:
-    """The parts of a tensor along an axis, as a Split makes them; None where their sizes are not known."""
+    """A SplitToSequence's parts as outputs of a new Split; None where sizes are unknown or other readers need it."""
     axis, kind, sizes = int(node.attrs.get("axis", 0)), node.inputs[0] and node.inputs[0].type, node.constant(1)
     size = kind.shape[axis] if isinstance(kind, TensorType) and kind.shape else None
     if not all(use.node.op == "ConcatFromSequence" or _is_read_at(use.node) for use in node.output.uses):
-        return None  # the parts would be made beside the sequence
+        return None  # the sequence would still be needed
     if not isinstance(size, int) or (sizes is None and node.input(1) is not None):
         return None
     if sizes is None:
@@ -162,7 +163,7 @@ def _split(graph: Graph, node: Node) -> list[Value] | None:
 
 
 def _joined(graph: Graph, node: Node, parts: list[Value]) -> Value:
-    """The parts of a sequence along an axis, or along a new one."""
+    """The parts of a sequence concatenated along an axis, or stacked along a new one."""
     axis = int(node.attrs["axis"])
     if node.attrs.get("new_axis", 0):
         wide = (Node("Unsqueeze", [v, _vector([axis])], {}, 1) for v in parts)
@@ -182,7 +183,7 @@ def _put_before(graph: Graph, place: Node, node: Node) -> Node:
 
 
 def _take_branch(graph: Graph, node: Node) -> int:
-    """An If whose condition is known becomes the nodes of its branch."""
+    """Replace an If of known condition by the nodes of its branch; returns 1 if so, else 0."""
     condition = node.constant(0) if node.op == "If" else None
     if condition is None:
         return 0
@@ -197,7 +198,7 @@ def _take_branch(graph: Graph, node: Node) -> int:
 
 
 def _type_body(node: Node) -> None:
-    """Types of the values in a Scan's body, of which files need not tell any."""
+    """Infer the types of the values in a Scan's body, which files may omit."""
     body: Graph = node.attrs["body"]
     given = int(node.attrs["num_scan_inputs"])
     axes = node.attrs.get("scan_input_axes") or (0,) * given
@@ -216,7 +217,7 @@ def _type_body(node: Node) -> None:
 
 
 def _retype(node: Node) -> int:
-    """1 if a node's outputs are known better than they were."""
+    """Re-infer a node's outputs; returns 1 if some shape became known, else 0."""
     unknown = [v for v in node.outputs if not isinstance(v.type, TensorType) or v.type.sizes is None]
     if not unknown or node.graph is None:
         return 0

@@ -13,24 +13,24 @@ from ..ops import infer, schema_of
 
 
 class Writer:
-    """Appends nodes to a graph, typed at once; equal constants and shapes are made once.
+    """Appends nodes to a graph, typed at once; equal constants and shapes are created once.
 
     The graph's opset must be 18 or later: axes of reductions are inputs from there on.
 
-    block: the channels of a block where convolutions may be written in onnxruntime's layout of this machine, else 0.
-    anchor: the node in front of which new nodes go, None for the end.
+    block: channels per block where convolutions may use onnxruntime's blocked layout of this machine, else 0. anchor:
+    the node before which new nodes are inserted, None for the end.
     """
 
     def __init__(self, graph: Graph, block: int = 0) -> None:
         self.graph, self.block = graph, block
         self.anchor: Node | None = None
         self.origins: tuple[str, ...] = ()
-        self.blocked: dict[Value, Value] = {}  # values in blocks of channels by the values that they hold
+        self.blocked: dict[Value, Value] = {}  # values in blocks of channels, by the values that they store
         self._constants: dict[tuple[bytes, int, tuple[int, ...]], Value] = {}
         self._shapes: dict[Value, Value] = {}
 
     def nodes(self, op: str, *inputs: Tensor | Value | None, outputs: int = 1, **attrs: Any) -> tuple[Tensor, ...]:
-        """Append one node; its outputs. Attributes that are None are left out.
+        """Append one node; returns its outputs. Attributes of None are omitted.
 
         Declined where the opset lacks the operator.
         """
@@ -51,14 +51,14 @@ class Writer:
         return tuple(Tensor(self, value) for value in node.outputs)
 
     def node(self, op: str, *inputs: Tensor | Value | None, **attrs: Any) -> Tensor:
-        """Append one node with one output, which is returned."""
+        """Append one node with one output; returns the output."""
         return self.nodes(op, *inputs, **attrs)[0]
 
     def scatter(
         self, op: str, data: Tensor, places: Tensor, updates: Tensor, reduction: str = "none", **attrs: Any
     ) -> Tensor:
-        """ScatterElements or ScatterND. Half precision that is reduced, for which onnxruntime has no kernel on the CPU,
-        is float32 in between."""
+        """ScatterElements or ScatterND. Half-precision reductions, for which onnxruntime has no CPU kernel, run in
+        float32."""
         if reduction == "none":
             return self.node(op, data, places, updates, **attrs)
         dtype = DType.FLOAT if data.dtype is DType.FLOAT16 else data.dtype
@@ -66,7 +66,7 @@ class Writer:
         return made.cast(data.dtype)
 
     def constant(self, array: Any, dtype: DType | None = None) -> Tensor:
-        """A constant of a numpy array or a number, in `dtype` if it is given."""
+        """A constant from a numpy array or a number, in `dtype` if given."""
         array = np.asarray(array)
         if dtype is not None:
             array = array.astype(dtype.numpy)
@@ -95,7 +95,7 @@ class Writer:
         return self.full(self.ints([1, size]), 1.0, DType.FLOAT)
 
     def shape_of(self, value: Value) -> Tensor:
-        """The shape of a value as i64[rank], constant where it is known."""
+        """The shape of a value as i64[rank], constant where known."""
         type = value.type
         if isinstance(type, TensorType) and type.sizes is not None:
             return self.constant(np.array(type.sizes, np.int64))
@@ -115,7 +115,7 @@ class Tensor:
     def __init__(self, writer: Writer, value: Value) -> None:
         self.writer, self.value = writer, value
 
-    # -- what is known
+    # -- types and shapes
 
     @property
     def type(self) -> TensorType:
@@ -143,7 +143,7 @@ class Tensor:
 
     @property
     def shape(self) -> Tensor:
-        """The shape as i64[rank]: a constant where it is known, else computed at run time."""
+        """The shape as i64[rank]: constant where known, else computed at run time."""
         return self.writer.shape_of(self.value)
 
     def size(self, axis: int) -> int | Tensor:
@@ -165,8 +165,8 @@ class Tensor:
         return self.writer.node(op, b, self) if swap else self.writer.node(op, self, b)
 
     def number(self, number: float) -> Tensor:
-        """A number in this element type. Of this rank where the last axis has size 1: onnxruntime broadcasts a scalar
-        over such tensors element by element, at a hundred times the time."""
+        """A number in this element type; of this rank where the last axis has size 1, since onnxruntime broadcasts a
+        scalar over such tensors element by element, at a hundred times the time."""
         shape = self.type.shape or ()
         return self.writer.constant(np.full([1] * len(shape) if shape[-1:] == (1,) else [], number), self.dtype)
 
@@ -204,15 +204,15 @@ class Tensor:
         return self.writer.node("Neg", self)
 
     def positive(self) -> Tensor:
-        """1 for x > 0, else 0. For this machine alone min(max(2¹²⁷ x, 0), 1), which is in between for x < 2⁻¹²⁷: one
-        operator on all threads, where onnxruntime casts bools to floats on one."""
+        """1 for x > 0, else 0. For this machine alone min(max(2¹²⁷ x, 0), 1), which is between 0 and 1 for x < 2⁻¹²⁷:
+        operators that use all threads, where onnxruntime casts bools to floats on one."""
         if self.writer.block and self.dtype is DType.FLOAT:
             return self.writer.node("HardSigmoid", self, alpha=2.0**127, beta=0.0)
         return self.greater(0).cast(self.dtype)
 
     def same(self, other: Tensor) -> Tensor:
         """1 where both are equal, else 0. For this machine alone by their difference d, as min(max(1 − 2¹²⁷ d², 0), 1),
-        which is 1 for |d| < 2⁻⁷⁵ and in between below 2⁻⁶³."""
+        which is 1 for |d| < 2⁻⁷⁵ and between 0 and 1 below 2⁻⁶³."""
         if self.writer.block and self.dtype is DType.FLOAT:
             d = self - other
             return self.writer.node("HardSigmoid", d * d, alpha=-(2.0**127), beta=1.0)
@@ -281,7 +281,7 @@ class Tensor:
         known = wanted.value.constant
         if self._has_shape(wanted):
             return self
-        literal = isinstance(shape, Tensor) and (known is None or 0 in known.array())  # sizes, of which 0 is one
+        literal = isinstance(shape, Tensor) and (known is None or 0 in known.array())  # a 0 here is a size, not a copy
         return self.writer.node("Reshape", self, wanted, allowzero=1 if literal else None)
 
     def expand(self, shape: Tensor | Sequence[int | Tensor]) -> Tensor:
@@ -292,7 +292,7 @@ class Tensor:
         return self.writer.node("Expand", self, wanted)
 
     def _has_shape(self, shape: Tensor) -> bool:
-        """Both shapes are known, and the same."""
+        """Whether the tensor's shape is known and equals `shape`."""
         known, sizes = shape.value.constant, self.type.sizes
         return known is not None and sizes is not None and tuple(known.array()) == sizes
 

@@ -1,4 +1,4 @@
-"""The loop around a training step: onnxruntime runs it, weights and state stay where it leaves them."""
+"""The loop around a training step: onnxruntime runs the step, weights and state stay in its buffers."""
 
 from __future__ import annotations
 
@@ -28,10 +28,10 @@ if TYPE_CHECKING:
 class Trainer:
     """Trains the weights of an ONNX model in onnxruntime.
 
-    `trainer.step({"x": x, "y.target": t}, 1e-3)` does one step and returns its loss; `trainer.model()` is the original
-    model with the weights of now. Arguments are those of `training_step`; threads: within an operator, 0 for all cores;
-    memory: bytes that a step may take beside weights and state, by default what is free when sizes are first seen.
-    A step that fails, or whose loss is not finite, leaves weights and state as they were.
+    `trainer.step({"x": x, "y.target": t}, 1e-3)` runs one step and returns its loss; `trainer.model()` is the original
+    model with the current weights. Arguments are those of `training_step`; threads: within an operator, 0 for all
+    cores; memory: bytes that a step may take beside weights and state, by default the memory free when shapes are first
+    seen. A step that fails, or whose loss is not finite, leaves weights and state unchanged.
     """
 
     def __init__(
@@ -43,7 +43,7 @@ class Trainer:
         self._original = clone_model(model) if isinstance(model, Model) else load(model, infer=False)
         made = build_step(clone_model(self._original), wrt, loss, optimizer, block_size())
         self.weights: tuple[str, ...] = tuple(made.weights)
-        """The names of the weights that are trained."""
+        """The names of the trained weights."""
         self._values = named_values(self._original)
         for name in self.weights:
             if name not in self._values:
@@ -61,7 +61,7 @@ class Trainer:
 
     @property
     def inputs(self) -> tuple[str, ...]:
-        """The names of what each step is fed: the model's inputs and the targets."""
+        """The names of each step's feeds: the model's inputs and the targets."""
         return tuple(self._types)
 
     @property
@@ -70,9 +70,9 @@ class Trainer:
         return int(self._held[STEP].numpy())
 
     def step(self, feeds: Mapping[str, Any], learning_rate: float = 1e-3) -> float:
-        """One step on one batch; the loss before it.
+        """Run one step on one batch; returns the loss before the update.
 
-        InputError for feeds that do not fit, or need more memory than there is, and for a loss that is not finite.
+        InputError for feeds that do not fit, or need more memory than available, and for a non-finite loss.
         """
         arrays = {name: self._array(name, feeds) for name in self._types}
         self._check_memory(arrays)
@@ -95,10 +95,10 @@ class Trainer:
         self, batches: Iterable[Mapping[str, Any]], learning_rate: float | Callable[[int], float] = 1e-3,
         steps: int | None = None,
     ) -> list[float]:  # fmt: skip
-        """A step for each batch, or as many as `steps`; their losses. learning_rate: a number, or a schedule: a
-        function of the steps done.
+        """Run a step for each batch, or `steps` of them; returns their losses. learning_rate: a number, or a schedule:
+        a function of the steps done.
 
-        InputError for batches that end before `steps` or cannot be read; what was learnt until then stays.
+        InputError for batches that end before `steps` or cannot be read; earlier updates stay.
         """
         rate = learning_rate if callable(learning_rate) else lambda step: learning_rate
         losses: list[float] = []
@@ -108,7 +108,7 @@ class Trainer:
                 batch = next(given)
             except StopIteration:
                 break
-            except Exception as error:  # of whatever reads the data
+            except Exception as error:  # the caller's reader may raise anything
                 done = f"weights are those of step {self.steps}"
                 raise InputError(f"batch {len(losses) + 1} cannot be read: {one_line(error)}; {done}") from error
             losses.append(self.step(batch, rate(self.steps)))
@@ -118,11 +118,11 @@ class Trainer:
         return losses
 
     def state(self) -> dict[str, Array]:
-        """Copies of weights, state of the optimizer and count of steps, by name: what `restore` takes."""
+        """Copies of weights, optimizer state and count of steps, by name: the argument of `restore`."""
         return {name: np.array(value.numpy()) for name, value in self._held.items()}
 
     def restore(self, state: Mapping[str, Array]) -> None:
-        """Go on from a `state()`. InputError where names or shapes differ from this trainer's."""
+        """Resume from a `state()`. InputError where names or shapes differ from this trainer's."""
         for name, value in self._held.items():
             if name not in state:
                 raise InputError(f"the state has no {name!r}")
@@ -134,7 +134,7 @@ class Trainer:
         }
 
     def model(self) -> onnx.ModelProto:
-        """The original model with the weights of now; all else, frozen weights included, is as it was."""
+        """The original model with the current weights; all else, frozen weights included, is unchanged."""
         copy = clone_model(self._original)
         named = named_values(copy)
         for name in self.weights:
@@ -146,8 +146,7 @@ class Trainer:
         return to_proto(copy)
 
     def _check_memory(self, arrays: Mapping[str, Array]) -> None:
-        """InputError where a step on arrays of these shapes, when they are first seen, needs more memory than it may
-        take."""
+        """InputError where a step on arrays of new shapes needs more memory than allowed."""
         shapes = tuple(a.shape for a in arrays.values())
         if shapes in self._seen:
             return

@@ -25,14 +25,15 @@ if TYPE_CHECKING:
     from ..onnx_io.source import ModelSource
 
 Losses = str | Loss | Mapping[str, str | Loss]
-"""What `loss=` takes: for all outputs, or by output."""
+"""Values of `loss=`: one loss for all outputs, or losses by output."""
 RATE, STEP, LOSS, NEW = "learning_rate", "step", "loss", ".new"
-"""Names of a training step: its two inputs beside data, weights and state; its first output; the end of the others."""
+"""Names in a training step: two inputs beside data, weights and state; the first output; the others' suffix."""
 
 
 @dataclass(frozen=True)
 class Step:
-    """A training step. model: the step in the IR. weights: their tensors at the start. state: type of each by name."""
+    """A training step. model: the step in the IR. weights: their initial tensors. state: types of its tensors, by
+    name."""
 
     model: Model
     weights: dict[str, Array]
@@ -48,17 +49,17 @@ def training_step(
     wrt: names of the initializers to train; by default all weights, biases, scales and embeddings that the loss depends
     on, not the statistics of BatchNormalization. All others are frozen: constants of the step.
     loss: "mse", "cross_entropy" (over the last axis), "kl" or a `Loss` such as `KL(temperature=2)` for every float
-    output, their sum being minimised; or a mapping from outputs to these, which leaves out all others; or the name of
-    an output that is a loss itself. optimizer: "sgd", "adam", "adamw", or `SGD(momentum=0.9)` and the like.
+    output, their sum being minimised; or a mapping from outputs to losses, which ignores all other outputs; or the name
+    of an output that is itself a loss. optimizer: "sgd", "adam", "adamw", or `SGD(momentum=0.9)` and the like.
 
     Inputs: those of the model; `<output>.target`; `learning_rate` f32[]; `step` i64[], the number of steps done; for
-    each weight `<name>`, and `<name>.momentum` and `<name>.square` as the optimizer has them, zero at first. Outputs:
+    each weight `<name>`, and `<name>.momentum` and `<name>.square` if the optimizer uses them, zero at first. Outputs:
     `loss` f32[] before the step, and `<input>.new` for `step`, each weight and its state.
 
     Dropout does nothing and BatchNormalization uses its statistics, as at inference.
 
-    OptionError for unknown names and words; ModelError, naming node and operator, where a node on the way has no
-    gradient.
+    OptionError for unknown names and words; ModelError, naming node and operator, where a node between weights and
+    losses has no gradient.
     """
     return to_proto(build_step(model, wrt, loss, optimizer).model)
 
@@ -66,7 +67,7 @@ def training_step(
 def build_step(
     source: ModelSource | Model, wrt: Sequence[str] | None, loss: Losses, optimizer: str | Optimizer, block: int = 0
 ) -> Step:
-    """`training_step` in the IR, with what a run starts from. block: as `Writer` has it, for this machine alone."""
+    """`training_step` in the IR, with initial weights and state types. block: see `Writer`, for this machine alone."""
     rules = look_up_optimizer(optimizer) if isinstance(optimizer, str) else optimizer
     model = prepare(source)
     graph = model.graph
@@ -87,7 +88,7 @@ def build_step(
         scalars = rules.scalars(rate.cast(DType.DOUBLE), ahead.cast(DType.DOUBLE))
         results: dict[str, Tensor] = {LOSS: total.cast(DType.FLOAT), STEP + NEW: ahead}
         state: dict[str, TensorType] = {}
-        shared: dict[tuple[DType, int], list[Tensor]] = {}  # the numbers by element type and rank
+        shared: dict[tuple[DType, int], list[Tensor]] = {}  # shared scalars by element type and rank
         for (name, value), g in zip(own.items(), found):
             w = Tensor(writer, value)
             wide = DType.DOUBLE if w.dtype is DType.DOUBLE else DType.FLOAT
@@ -110,7 +111,7 @@ def build_step(
 
 
 def _losses(model: Model, loss: Losses) -> list[tuple[Value, str, Loss | None]]:
-    """The outputs that are minimised, with name and loss; None for one that is a loss itself."""
+    """The minimized outputs, with name and loss; a loss of None for an output that is itself a loss."""
     results = {port.name: value for port, value in zip(model.graph.ports, model.graph.outputs)}
     if isinstance(loss, str) and loss not in LOSSES and loss in results:
         return [(look_up(results, loss, "output"), loss, None)]
@@ -152,14 +153,14 @@ def _as_input(model: Model, name: str, value: Value) -> Value:
 
 
 def _input(writer: Writer, name: str, type: TensorType) -> Tensor:
-    """A further input. OptionError where the model has one of that name."""
+    """Add an input. OptionError where the model has an input of that name."""
     if any(v.name == name for v in writer.graph.inputs):
         raise OptionError(f"the model has an input {name!r}, which is a name of the training step: rename it")
     return Tensor(writer, writer.graph.add_input(Value(type, name)))
 
 
 def _set_outputs(model: Model, results: Mapping[str, Tensor]) -> None:
-    """Return these alone, and erase what only the model's own outputs needed."""
+    """Set the outputs to `results` alone, and erase nodes that only the model's own outputs needed."""
     graph = model.graph
     values: list[Value] = []
     for name, t in results.items():

@@ -1,4 +1,4 @@
-"""Which constants of a model are weights that training changes."""
+"""The trainable weights among a model's constants."""
 
 from __future__ import annotations
 
@@ -15,26 +15,26 @@ LEARNT: dict[str, tuple[int, ...]] = {
     "GroupNormalization": (1, 2), "BatchNormalization": (1, 2), "LSTM": (1, 2, 3), "GRU": (1, 2, 3), "RNN": (1, 2, 3),
     "Add": (0, 1), "Sub": (0, 1), "Mul": (0, 1),
 }  # fmt: skip
-"""The operands that layers learn, by operator; a bias may be an Add and a scale a Mul."""
+"""The slots of trainable operands, by operator; a bias may be an Add and a scale a Mul."""
 _PASSED = frozenset(("Transpose", "Identity", "Cast", "Reshape", "Unsqueeze", "Squeeze", "Flatten", "Expand"))
-"""Operators behind which a weight is still a weight; so it is behind fake quantization, and between constant limits."""
+"""Operators after which a weight is still a weight; as also after fake quantization, and between constant limits."""
 
 
 def initial(value: Value) -> Constant | None:
-    """The tensor of a weight: of a constant, or the default of an input."""
+    """The initial tensor of a weight: a constant, or an input's default."""
     return value.constant if value.constant is not None else value.default
 
 
 def learnt_weights(model: Model) -> set[str]:
-    """The names of the constants that `LEARNT` tells, whether results depend on them or not."""
+    """The names of the constants in slots of `LEARNT`, whether results depend on them or not."""
     named = named_values(model)
     return {n for n, v in named.items() if n and is_float(v) and any(_is_learnt(v, g) for g in model.graph.graphs())}
 
 
 def chosen_weights(model: Model, results: Sequence[Value], wrt: Sequence[str] | None) -> dict[str, Value]:
-    """The weights to train, by name: those of `wrt`, or by default all that `LEARNT` tells and `results` depend on.
+    """The weights to train, by name: those of `wrt`, or by default all in slots of `LEARNT` that `results` depend on.
 
-    OptionError for a name that the model does not have, has no tensor, or that no result depends on.
+    OptionError for a name that the model lacks, that has no tensor, or that no result depends on.
     """
     reached = _reached(model.graph, results)
     named = named_values(model)

@@ -1,7 +1,7 @@
-"""Passes of other libraries as passes of ours: `onnx_ir` passes and `onnxscript.rewriter` rules.
+"""Adapters for foreign passes: `onnx_ir` passes and `onnxscript.rewriter` rules as `Pass` objects.
 
-They see the model emitted to `onnx_ir`; the model that they leave is lifted again. A node that keeps its name keeps its
-history.
+They receive the model emitted to `onnx_ir`; their result is lifted again. A node that keeps its name keeps its
+provenance.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     import onnx_ir
 
     Apply = Callable[[onnx_ir.Model], tuple[onnx_ir.Model, int]]
-    """Returns the model to go on with and the number of changes."""
+    """Returns the rewritten model and the number of changes."""
 
 
 class OnnxIrPass(Protocol):
@@ -51,8 +51,8 @@ ForeignPass = OnnxIrPass | OnnxScriptRules | OnnxScriptRuleClass
 def adapt(item: ForeignPass) -> Pass:
     """A Pass from a pass or rule of another library; OptionError for any other object.
 
-    Their authors do not declare whether results stay equal; they count as exact, and the check of the result holds them
-    to it.
+    Foreign passes do not declare whether results stay equal; they count as exact, and the check of the result enforces
+    that.
     """
     kind = type(item)
     if _is_ir_pass(item):
@@ -81,7 +81,7 @@ def _is_rule_class(item: object) -> TypeGuard[OnnxScriptRuleClass]:
 
 
 def _is_a(item: object, module: str, name: str) -> bool:
-    """Whether `item` is an instance of a class of a library; a library nobody has imported made no instances."""
+    """Whether `item` is an instance of a library's class; a library not yet imported has no instances."""
     home = sys.modules.get(module)
     known = None if home is None else getattr(home, name, None)
     return known is not None and isinstance(item, known)

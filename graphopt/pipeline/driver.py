@@ -1,4 +1,4 @@
-"""Runs passes in order, verifies after each, checks the numbers, and rolls back what broke them."""
+"""Runs passes in order, verifies the graph after each, checks results, and rolls back guilty rewrites."""
 
 from __future__ import annotations
 
@@ -36,16 +36,16 @@ class Effect:
     nodes_after: int
     bytes_before: int
     bytes_after: int
-    error: float | None = None  # largest of an output, with check="each"; 1 is the most that counts as equal
+    error: float | None = None  # largest error of an output, with check="each"; up to 1 counts as equal
 
 
 @dataclass(frozen=True, slots=True)
 class RolledBack:
-    """A pass or rewrite that was undone, with the check that it failed."""
+    """A pass or rewrite that was rolled back, with the failed check."""
 
     what: str  # the pass
     rewrite: str  # the rule or kind of change within the pass; empty for the whole pass
-    nodes: tuple[str, ...]  # the original nodes that it rewrote
+    nodes: tuple[str, ...]  # the original nodes of the rewrite
     reason: str
     repro: str = ""  # the path of a small model that shows the failure, if one was written
     cause: Exception | None = field(default=None, repr=False, compare=False)  # the error that the pass raised, if any
@@ -57,7 +57,7 @@ class RolledBack:
 
 @dataclass(frozen=True, slots=True)
 class Blame:
-    """A rewrite that the check refused, or a pass that raised (then `rewrite` is empty), on the model just before."""
+    """A rewrite that the check refused, or a pass that raised (then `rewrite` is empty), with the model just before."""
 
     before: Model
     guilty: Pass
@@ -99,7 +99,7 @@ OnBlame = Callable[[Blame], str]
 
 def _place_of(error: Exception) -> str:
     """Where a pass raised: the last line outside of this package, or else within it; "" for a broken graph."""
-    frames = traceback.extract_tb(error.__traceback__)[1:]  # the first is the driver's own
+    frames = traceback.extract_tb(error.__traceback__)[1:]  # the first frame is the driver's own
     outside = [frame for frame in frames if not Path(frame.filename).is_relative_to(_PACKAGE)]
     if isinstance(error, (VerifyError, IRError)) and not outside:
         return ""
@@ -120,11 +120,11 @@ def run(
     check: Check | None = None, policy: CheckPolicy = "end", progress: Progress | None = None,
     on_blame: OnBlame | None = None,
 ) -> Outcome:  # fmt: skip
-    """Run `schedule` on copies of `model`, which stays as it is.
+    """Run `schedule` on copies of `model`, which is never edited.
 
     target, size_limit: see `graphopt.rewrite.Context`. A pass that raises or breaks the graph is left out. When `check`
-    refuses the result, the guilty rewrite is found by bisection over the rewrites, its rule (or its pass, where the
-    change has no rule) is rolled back, and so on until the check agrees; in the end the model itself is the result.
+    refuses the result, bisection over the rewrites finds the guilty one, its rule (or its pass, where the change has no
+    rule) is rolled back, and so on until the check accepts; in the worst case the model itself is the result.
     `on_blame` is called before each roll-back.
     """
     with collector_paused():
@@ -133,7 +133,7 @@ def run(
 
 @dataclass(slots=True)
 class _Driver:
-    """Runs `passes`, without the rewrites that are `banned`, until the check agrees."""
+    """Runs `passes`, without `banned` rewrites, until the check accepts the result."""
 
     model: Model
     passes: list[Pass]
@@ -186,7 +186,7 @@ class _Driver:
         return outcome
 
     def _roll_back(self, reason: str, total: int, check: Check) -> bool:
-        """Ban the first of `total` rewrites that the check refuses, or drop its pass; False where none is guilty."""
+        """Ban the first of `total` rewrites that the check refuses, or drop its pass; False if no rewrite is guilty."""
         number, entry = self._bisect(check, total)
         if entry is None:
             self.rolled_back.append(RolledBack("*", "", (), f"{reason}; the original is kept"))
@@ -206,10 +206,10 @@ class _Driver:
         return True
 
     def _bisect(self, check: Check, total: int) -> tuple[int, Rewritten | None]:
-        """The first rewrite with which the check fails: its number from 1 and its entry in the log, found with
-        log2(total) runs; None if the check fails without any."""
+        """The first rewrite after which the check fails: its number from 1 and its log entry, in log2(total) runs; None
+        if the check fails without any rewrite."""
         low, high = 0, total  # the first `low` rewrites pass, the first `high` fail
-        check = getattr(check, "probe", check)  # a check may offer a cheaper one that fails on the same models
+        check = getattr(check, "probe", check)  # a check may offer a cheaper probe that fails on the same models
         if total == 0 or not check(self.model).ok:
             return 0, None
         while high - low > 1:
@@ -222,7 +222,7 @@ class _Driver:
         return high, entries[high - 1] if len(entries) >= high else None
 
     def _blame_raiser(self, error: PassError, on_blame: OnBlame) -> str:
-        """Blame the first pass of that name that raises, on what the passes before it leave."""
+        """Blame the first pass of the error's name that raises again on the result of the passes before it."""
         for place, item in enumerate(self.passes):
             if item.name != error.name:
                 continue
@@ -234,7 +234,7 @@ class _Driver:
         return ""
 
     def _replay(self, passes: Sequence[Pass], limit: int | None) -> tuple[Model, RewriteLog]:
-        """A copy after the first `limit` rewrites of some passes."""
+        """A copy of the model after the first `limit` rewrites of `passes`, and the log."""
         copy, context = clone_model(self.model), self._context(limit)
         for item in passes:
             run_pass(copy, item, context)
@@ -255,7 +255,7 @@ def _tell(effect: Effect) -> None:
 
 
 def _accept(model: Model) -> Verdict:
-    """The verdict on a model that no pass changed, by checks without a method `unchanged` for it."""
+    """Accepts a model that no pass changed, for checks without a method `unchanged`."""
     return Verdict(True)
 
 
@@ -284,7 +284,7 @@ def _run_measured(model: Model, item: Pass, context: Context, size: _Size) -> tu
             if touched or changes:
                 retype(list(touched))
                 verify(model)
-        except Exception as error:  # a pass may come from anyone and raise anything
+        except Exception as error:  # a third-party pass may raise anything
             raise PassError(item.name, error) from error
         if changes and len(log.entries) == before:
             log.record(item.name, ())  # a pass that does not commit each change counts as one rewrite
@@ -300,7 +300,7 @@ def _run_measured(model: Model, item: Pass, context: Context, size: _Size) -> tu
 def _apply(model: Model, item: Pass, context: Context) -> tuple[Counter[str], int]:
     if item.rules:
         fired = Counter[str]()
-        for function in model.functions.values():  # with a context of its own: types in bodies are not inferred anew
+        for function in model.functions.values():  # a separate context: types in function bodies are not re-inferred
             apart = Context(context.target, context.size_limit, context.log)
             fired += apply_rules(function.body.graph, item.rules, item.name, apart)
         fired += apply_rules(model.graph, item.rules, item.name, context)
@@ -322,7 +322,7 @@ def _stamp(touched: dict[Node, None], name: str) -> None:
 
 
 def count_nodes(model: Model) -> int:
-    """Nodes of the root graph and of all graphs nested in it, and of functions; constants are no nodes."""
+    """Number of nodes in the root graph, its nested graphs and functions; constants are no nodes."""
     return sum(len(g) for g in model.graph.graphs()) + sum(count_nodes(f.body) for f in model.functions.values())
 
 

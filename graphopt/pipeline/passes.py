@@ -1,4 +1,4 @@
-"""Passes, and how functions and rules become passes."""
+"""Passes, and their construction from functions and rules."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ class Pass:
     after: str = ""
     before: str = ""
     doc: str = ""
-    source: str = field(default="graphopt", compare=False)  # the package that it comes from
+    source: str = field(default="graphopt", compare=False)  # the pass's package
 
     @property
     def summary(self) -> str:
@@ -51,7 +51,7 @@ def graph_pass(name: str, *, exact: bool = True, after: str = "", before: str = 
 
 
 def rule_pass(name: str, *rules: Rule, after: str = "", before: str = "", doc: str = "") -> Pass:
-    """A pass that is rules run to a fixpoint; exact if every rule is."""
+    """A pass that runs rules to a fixpoint; exact if every rule is."""
     if not rules:
         raise ValueError(f"pass {name!r} has no rules")
     text = doc or "\n".join(f"{r.name}: {r.doc.partition(chr(10))[0]}" for r in rules)

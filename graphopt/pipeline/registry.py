@@ -1,4 +1,4 @@
-"""Which passes exist, and the schedule: the built-in order with registered passes at their named places."""
+"""The registry of passes, and the schedule: the built-in order with registered passes at their named places."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ Function = TypeVar("Function", bound=GraphFunction)
 class Registry:
     """The passes in force: the built-in schedule and the passes registered on top.
 
-    As a context manager it is a scope: passes registered inside end with it; those registered outside are visible.
+    As a context manager it is a scope: registrations inside end with it; passes registered outside stay visible.
     """
 
     def __init__(self, parent: Registry | None = None) -> None:
@@ -94,7 +94,8 @@ class Registry:
         return tuple(order)
 
     def scheduled(self, items: Sequence[PassLike]) -> tuple[Pass, ...]:
-        """The schedule with further passes at the places that they name, or at its end; one that is in it stays."""
+        """The schedule with further passes at the places that they name, or at its end; scheduled ones stay in
+        place."""
         order = list(self.schedule())
         for item in self.resolve(items):
             if not any(known.name == item.name for known in order):
@@ -134,7 +135,7 @@ def _optional() -> tuple[Pass, ...]:
 
 
 def entry_points() -> tuple[EntryPoint, ...]:
-    """Passes that installed packages offer (group `graphopt.passes`), unloaded. They run only when named."""
+    """Entry points of passes in installed packages (group `graphopt.passes`), not loaded. They run only when named."""
     from importlib.metadata import entry_points as installed
 
     return tuple(installed(group=ENTRY_POINTS))
@@ -142,7 +143,7 @@ def entry_points() -> tuple[EntryPoint, ...]:
 
 def _load(offered: EntryPoint) -> Pass:
     try:
-        with Registry():  # it runs when named: decorators in the module register for nobody else
+        with Registry():  # passes of entry points run only when named: registrations at import end with this scope
             item = offered.load()
     except Exception as error:
         raise OptionError(f"pass {offered.name!r} of {offered.value} cannot be loaded: {error}") from error
@@ -151,7 +152,7 @@ def _load(offered: EntryPoint) -> Pass:
 
 
 def _decorated(item: object) -> Pass | None:
-    """The pass that `register_pass` made of a function; of a function that is not decorated, one at the end."""
+    """The pass that `register_pass` attached to a function; for an undecorated function, a pass without a place."""
     made = getattr(item, _MADE, None)
     if isinstance(made, Pass):
         return made
@@ -178,7 +179,7 @@ def register_pass(item: Pass | Rule | ForeignPass, /, *, after: str = "", before
 def register_pass(
     name: PassLike, /, *rules: Rule, after: str = "", before: str = "", exact: bool = True
 ) -> Pass | Callable[[Function], Function]:
-    """Register a pass: as a decorator of `f(graph, context)` or `f(graph)`, from rules, or an object that is one.
+    """Register a pass: as a decorator of `f(graph, context)` or `f(graph)`, from rules, or a pass object.
 
     A function returns the number of changes. Passes without `after` or `before` run at the end of the schedule.
     ValueError if the name is taken.

@@ -1,4 +1,4 @@
-"""Repros: a few nodes with their input data on which one pass goes wrong, cut out of the model where it did."""
+"""Repros: a few nodes, cut out of a model with their input data, on which one pass still fails."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ if TYPE_CHECKING:
     from ..equivalence.feeds import Feeds
     from ..onnx_io.source import ModelSource
 
-_SAMPLES = 2  # inputs on which each piece is compared
-_STEPS = (2, 5, 12)  # distances from the blamed nodes, in uses, of the pieces that are tried first
-_WHOLE_NODES = 400  # of the largest model that is shrunk from the whole where no such piece fails
+_SAMPLES = 2  # samples on which each piece is compared
+_STEPS = (2, 5, 12)  # radii around the blamed nodes, in uses, of the first candidate pieces
+_WHOLE_NODES = 400  # nodes of the largest model to shrink as a whole where no candidate piece fails
 
 
 @dataclass(frozen=True, slots=True)
 class Repro:
-    """A model on which the pass `guilty` fails, and inputs that show it (none where the pass raises)."""
+    """A model on which the pass `guilty` fails, and inputs that reproduce the failure (none where the pass raises)."""
 
     model: onnx.ModelProto
     feeds: tuple[Feeds, ...]
@@ -47,9 +47,10 @@ class Repro:
 
 
 def make_repro(blame: Blame, feeds: Sequence[Feeds] = ()) -> Repro | None:
-    """Cut out and shrink a piece of the model on which the blamed rewrite goes wrong; None if no piece shows that.
+    """Cut out and shrink a piece of the model on which the blamed rewrite fails; None if no piece does.
 
-    feeds: inputs of the whole model, by name. Inner values that become inputs of the piece get their values in it.
+    feeds: inputs of the whole model, by name. Inner values that become inputs of the piece are fed as computed in the
+    whole model.
     """
     model = clone_model(blame.before)
     name_values(model)
@@ -88,7 +89,7 @@ def leave_repros(model: Model | ModelSource, folder: Path, seed: int = 0) -> OnB
 
 
 def runnable_feeds(model: Model | ModelSource, samples: int, seed: int) -> list[Feeds]:
-    """Inputs for the model; none if it does not run."""
+    """Made-up inputs that the model runs on; none if it does not run."""
     from ..equivalence import synthesise
 
     try:
@@ -125,7 +126,7 @@ class _Raises:
 
 
 class _Differs:
-    """Whether a piece changes its results when the blamed pass may make the blamed kind of rewrite and no other."""
+    """Whether a piece's results change when the blamed pass commits only the blamed kind of rewrite."""
 
     def __init__(self, blame: Blame, model: Model, feeds: Sequence[Feeds], nodes: Sequence[Node]) -> None:
         self.blame = blame

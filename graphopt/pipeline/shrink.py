@@ -22,10 +22,10 @@ def name_values(model: Model) -> None:
 
 
 def extract(model: Model, keep: Collection[Node]) -> Model:
-    """A model of some nodes of the root graph, with their constants and the model's functions and opsets.
+    """A model of the root graph's nodes `keep`, with their constants and the model's functions and opsets.
 
-    Values that they read from other nodes become inputs, values that other nodes read become results, under the same
-    names (see `name_values`).
+    Values read from other nodes become inputs, values that other nodes read become outputs, under the same names (see
+    `name_values`).
     """
     kept = set(keep)
     graph, values = Graph(model.graph.name), dict[Value, Value]()
@@ -55,7 +55,7 @@ def _read_from_outside(nodes: Sequence[Node], kept: set[Node]) -> dict[Value, No
 
 
 def _outer(node: Node, root: Graph) -> Node:
-    """The node itself if it is in the root graph, else the node of the root graph around it."""
+    """The node itself if in the root graph, else the root graph's node that encloses it."""
     while node.graph is not None and node.graph is not root and node.graph.owner is not None:
         node = node.graph.owner
     return node
@@ -74,7 +74,7 @@ def neighbours(model: Model, start: Iterable[Node], steps: int) -> list[Node]:
 
 
 def shrink(model: Model, holds: Holds, start: Sequence[Node] | None = None) -> Model:
-    """A model of few nodes on which `holds` is still true. `start`: nodes on which it is, all by default.
+    """A model of few nodes on which `holds` is still true. `start`: nodes on which it is known to hold, by default all.
 
     Removes halves of the nodes, quarters and so on down to single ones, then bypasses nodes. No single node of the
     result can be removed.

@@ -1,4 +1,4 @@
-"""Provenance: the origin of each node of an optimised model, and the end of each node of the original."""
+"""Provenance: the origin of each node of an optimized model, and the fate of each node of the original."""
 
 from .derive import Trail, derive_provenance
 from .explain import explanation, history_of, overview, summary

@@ -1,4 +1,4 @@
-"""Derive the record from two graphs and the log of the rewrites between them."""
+"""Derive a provenance from two graphs and the log of the rewrites between them."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ Notes = dict[str, str]
 
 @dataclass(frozen=True)
 class Trail:
-    """The inputs of a provenance, which is derived when it is first read.
+    """The inputs of a provenance, which is derived at first access.
 
-    original: the model as it was lifted. result: the optimised model. logs: the rewrites, stage by stage. passes: those
-    that ran, for their summaries. stages: the lossy ones that changed the model; they keep no log.
+    original: the lifted model. result: the optimized model. logs: the rewrites, stage by stage. passes: the passes run,
+    for their summaries. stages: the lossy stages that changed the model; they keep no log.
     """
 
     original: Model
@@ -30,17 +30,17 @@ class Trail:
 
     @cached_property
     def provenance(self) -> Provenance:
-        """The origin of each node, and the end of each original node."""
+        """The origin of each node, and the fate of each original node."""
         return derive_provenance(self.original, self.result, self.logs, self.passes, self.stages)
 
 
 def derive_provenance(
     original: Model, result: Model, logs: Sequence[RewriteLog], passes: Sequence[Any] = (), stages: Sequence[str] = ()
 ) -> Provenance:
-    """The provenance of `result`, which the rewrites in `logs`, one after another, made from `original`.
+    """The provenance of `result`, derived from `original` by the rewrites in `logs`, in order.
 
-    Bodies of functions are left out. The notes are the summaries of `passes` and their rules. Changes that are in no
-    log are put down to the `stages`, which keep none.
+    Function bodies are left out. The notes are the summaries of `passes` and their rules. Changes without a log entry
+    are attributed to the `stages`, which keep no log.
     """
     names = {node.origins[0]: node.op for node in original.graph.walk() if node.origins}
     steps: list[Step] = []
@@ -65,7 +65,7 @@ def derive_provenance(
 
 
 def _emitted(result: Model, unlogged: str) -> Iterator[tuple[str, Origin]]:
-    """The nodes as they are in the file, by the name of their first output, in the file's order."""
+    """The origin of each node of the emitted file, by the name of its first output, in the file's order."""
     names = _value_names(result)
     first_names = _first_names(result, names)
     for node in result.graph.walk():
@@ -79,7 +79,7 @@ def _emitted(result: Model, unlogged: str) -> Iterator[tuple[str, Origin]]:
 
 
 def _near(node: Node) -> tuple[str, ...]:
-    """The original nodes beside one that has none of its own: those it reads from, else those that read it."""
+    """The origins next to a node without any: of its operands' producers, else of its users."""
     before = [v.producer for v in node.inputs if v is not None and v.producer is not None]
     after = [user for value in node.outputs for user in value.users]
     for near in (before, after):
@@ -90,7 +90,7 @@ def _near(node: Node) -> tuple[str, ...]:
 
 
 def file_names(model: Model) -> dict[Node, str]:
-    """The name of each node in the file: that of its first output that has one. Functions are left out."""
+    """The name of each node in the file: its first named output. Functions are left out."""
     return _first_names(model, _value_names(model))
 
 

@@ -1,4 +1,4 @@
-"""The history of one node, and a summary of all, for the terminal."""
+"""The history of one node, and a summary of all nodes, for the terminal."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from .record import Origin, Provenance, Removal, Step
 if TYPE_CHECKING:
     from rich.table import Table
 
-_LISTED = 12  # names in a line of the terminal; more are counted
+_LISTED = 12  # the most names in a terminal line; the rest is counted
 
 
 def explanation(provenance: Provenance, graph: Graph, name: str) -> list[str]:
@@ -39,12 +39,12 @@ def explanation(provenance: Provenance, graph: Graph, name: str) -> list[str]:
 
 
 def history_of(provenance: Provenance, graph: Graph, name: str) -> dict[str, Any]:
-    """What `explanation` tells, as plain data for JSON. InputError for unknown names.
+    """The content of `explanation` as plain data for JSON. InputError for unknown names.
 
-    nodes: those of the optimised model called `name`, with operator, value, maker, sources and steps; original: the
-    original node of that name with its heirs or its end, None where the nodes' own history names it.
+    nodes: of the optimized model called `name`, with operator, value, creating pass, sources and steps; original: the
+    original node of that name with its descendants or its removal, None where the nodes' own history names it.
     """
-    explanation(provenance, graph, name)  # names the nearest where there is none
+    explanation(provenance, graph, name)  # the error suggests the nearest name
     nodes = []
     for node in graph.walk():
         output = next((v.name for v in node.outputs if v.name), "")
@@ -75,7 +75,7 @@ def _plain_steps(provenance: Provenance, steps: tuple[Step, ...]) -> list[dict[s
 
 
 def summary(provenance: Provenance) -> dict[str, Any]:
-    """What `overview` shows, as plain data for JSON: numbers of nodes kept, made and removed, by pass and operator."""
+    """The content of `overview` as plain data for JSON: nodes kept, created and removed, by pass and operator."""
     made = {
         by: {
             "nodes": len(group), "to": dict(Counter(k.op for k in group)),
@@ -91,7 +91,7 @@ def summary(provenance: Provenance) -> dict[str, Any]:
 
 
 def _direct_sources(provenance: Provenance, graph: Graph, name: str) -> set[str]:
-    """The sources of the optimised model's nodes of that name, which their own history names."""
+    """The sources of the optimized model's nodes called `name`, which their own history already names."""
     sources: set[str] = set()
     for node in graph.walk():
         output = next((v.name for v in node.outputs if v.name), "")
@@ -141,7 +141,7 @@ def _of_original(provenance: Provenance, name: str) -> Iterator[str]:
 
 
 def removal_line(provenance: Provenance, name: str, removal: Removal) -> str:
-    """The end of an original node in one line."""
+    """The removal of an original node in one line."""
     if not removal.by:
         return "gone; the log does not tell how"
     step = None if removal.step is None else provenance.steps[removal.step]
@@ -161,7 +161,7 @@ def _steps(provenance: Provenance, steps: tuple[Step, ...]) -> Iterator[str]:
 
 
 def overview(provenance: Provenance) -> Table:
-    """All changes, summed up by pass: nodes merged or made anew, and nodes removed."""
+    """All changes by pass: nodes merged or created, and nodes removed."""
     from rich.table import Table
 
     table = Table(box=None, pad_edge=False, header_style="bold")

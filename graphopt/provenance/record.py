@@ -1,4 +1,4 @@
-"""The record: plain data, kept in the file's metadata or beside the file as JSON."""
+"""The data of a provenance, stored as JSON in the file's metadata or beside the file."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ from ..ir import Graph
 KEY = "graphopt.provenance"
 """The metadata entry of a model that carries its provenance."""
 
-_VERSION = 1  # of the JSON below, for readers to come
+_VERSION = 1  # version of the JSON format below
 
 
 @dataclass(frozen=True, slots=True)
 class Step:
-    """One rewrite: the pass, the rule or kind of change within the pass, the original nodes it began at."""
+    """One rewrite: the pass, the rule or kind of change in the pass, and the original nodes it started from."""
 
     by: str
     rewrite: str
@@ -28,16 +28,16 @@ class Step:
 
     @property
     def title(self) -> str:
-        """The pass, and the rule where it has another name."""
+        """The pass, and the rule where its name differs."""
         return self.by if self.rewrite in ("", self.by) else f"{self.by} · {self.rewrite}"
 
 
 @dataclass(frozen=True, slots=True)
 class Origin:
-    """The origin of a node of the optimised model: its operator, the original nodes it came from, its maker.
+    """The origin of a node of the optimized model: its operator, the original nodes it came from, its creating pass.
 
-    `by` is the pass that made the node, "" for a node of the original, and "emit" for an Identity that only gives a
-    result its name.
+    `by` is the pass that created the node, "" for a node of the original, and "emit" for an Identity that only gives an
+    output its name.
     """
 
     op: str
@@ -47,7 +47,7 @@ class Origin:
 
 @dataclass(frozen=True, slots=True)
 class Removal:
-    """The end of a node of the original: the pass that removed it, and the number of the step (None if unknown)."""
+    """The removal of an original node: the pass, and the index of the step (None if unknown)."""
 
     by: str
     step: int | None
@@ -58,8 +58,8 @@ class Provenance:
     """The data behind `graphopt explain`.
 
     original: operator by the name of each node of the original; an unnamed node is called `Op_position`.
-    nodes: the origin of each node of the optimised model, by the name of its first output. gone: original nodes that
-    were removed. steps: every rewrite, in order. notes: the effect of passes and rewrites, in one line each, by name.
+    nodes: the origin of each node of the optimized model, by the name of its first output. gone: removed original
+    nodes. steps: every rewrite, in order. notes: the effect of passes and rewrites, in one line each, by name.
     """
 
     original: Mapping[str, str]
@@ -69,15 +69,15 @@ class Provenance:
     notes: Mapping[str, str] = field(default_factory=dict)
 
     def heirs(self, name: str) -> tuple[str, ...]:
-        """The outputs of the nodes that an original node lives on in."""
+        """The first outputs of the nodes that descend from an original node."""
         return tuple(output for output, origin in self.nodes.items() if name in origin.sources)
 
     def note_on(self, step: Step) -> str:
-        """The effect of a step in one line, "" if its maker says nothing."""
+        """The effect of a step in one line, "" if neither pass nor rule has a summary."""
         return self.notes.get(step.rewrite) or self.notes.get(step.by, "")
 
     def history(self, sources: tuple[str, ...]) -> tuple[Step, ...]:
-        """The steps that began at any of these original nodes."""
+        """The steps that started from any of these original nodes."""
         wanted = set(sources)
         return tuple(step for step in self.steps if not wanted.isdisjoint(step.nodes))
 
@@ -86,7 +86,7 @@ class Provenance:
         return dict(self.original) == {node.origins[0]: node.op for node in graph.walk() if node.origins}
 
     def to_json(self) -> str:
-        """Compact JSON text, the same for the same run."""
+        """Compact JSON text, deterministic for equal runs."""
         return json.dumps({"version": _VERSION, **asdict(self)}, separators=(",", ":"))
 
     @classmethod

@@ -1,4 +1,4 @@
-"""Recipes: a file that says everything that decided a result, to read, to change by hand, and to make it again."""
+"""Recipes: a file with all decisions behind a result, to read, to edit by hand, and to reproduce the result."""
 
 from .digests import data_digest, model_digest
 from .recipe import MadeWith, Recipe

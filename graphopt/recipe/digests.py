@@ -15,8 +15,8 @@ PREFIX = "sha256:"
 
 
 def model_digest(model: Model) -> str:
-    """A digest of what a model computes: operators, attributes and constants, wherever the weights lie; not of names of
-    inner values, nor of sizes of inputs."""
+    """A digest of a model's computation: operators, attributes and constants, wherever weights are stored; independent
+    of names of inner values and sizes of inputs."""
     digest = hashlib.sha256()
     numbers: dict[Value, int] = {}
     for graph in (model.graph, *(function.body.graph for function in model.functions.values())):

@@ -1,4 +1,4 @@
-"""A recipe: the options of a run, what was decided for each layer, and where it was made."""
+"""A recipe: the options of a run, the choice for each layer, and the environment of the run."""
 
 from __future__ import annotations
 
@@ -31,13 +31,13 @@ _HEADER = (
 
 @dataclass(frozen=True, slots=True)
 class MadeWith:
-    """Where a result was made: versions of libraries, and the machine (`cpu`, `instructions`, `cores`)."""
+    """The environment of a run: library versions, and the machine (`cpu`, `instructions`, `cores`)."""
 
     versions: Mapping[str, str] = field(default_factory=versions)
     machine: Mapping[str, Any] = field(default_factory=profile)
 
     def differences(self) -> list[str]:
-        """What is different here, in words."""
+        """How the present environment differs, in words."""
         here = MadeWith()
         return [
             f"{name} {theirs} there, {ours} here"
@@ -49,13 +49,14 @@ class MadeWith:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Recipe:
-    """Everything that decides a result.
+    """All decisions behind a result.
 
     layers: a choice for each layer by its name (`graphopt.compress.choices`): "static int8", "dynamic", "weights8",
-    "weights4", "float16", "float32" … channels: how many stay of a layer's, by its name; a list has one number for each
-    step of pruning. Both are obeyed; where they name every layer and group, nothing is measured to decide. The other
-    options are those of `optimize`. model, data: digests of the model and of the calibration data, "" where any will
-    do; data is "synthetic" for made-up inputs. made_with: None for a recipe that was written by hand.
+    "weights4", "float16", "float32" … channels: the number of channels kept per layer, by its name; a list has one
+    number for each step of pruning. Both are binding; where they cover every layer and group, no decision needs a
+    measurement. The other options are those of `optimize`. model, data: digests of the model and of the calibration
+    data, "" to accept any; data is "synthetic" for made-up inputs. made_with: None for a recipe that was written by
+    hand.
     """
 
     seed: int = 0
@@ -77,7 +78,7 @@ class Recipe:
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> Recipe:
-        """The recipe in a file. InputError where it cannot be read, OptionError for a key or a value that is none."""
+        """The recipe in a file. InputError where it cannot be read, OptionError for an unknown key or invalid value."""
         name = os.fspath(path)
         try:
             tables = parsed(Path(path).read_text("utf-8"))
@@ -98,12 +99,12 @@ class Recipe:
             replace_file(os.fspath(path), lambda file: file.write(text))
 
     def to_toml(self) -> str:
-        """The text of its file. OptionError for an option that no file can hold."""
+        """The recipe as TOML text. OptionError for an option that no file can hold."""
         return _HEADER + written(tables_of({one.name: getattr(self, one.name) for one in fields(self)}))
 
     def options(self, given: Options | None = None) -> Options:
-        """The options of `optimize` that make the result; `given` has what a recipe does not say: data, metric,
-        validation and output. OptionError for what it says already, and for data that are missing.
+        """The options of `optimize` that reproduce the result; `given` adds options outside a recipe: data, metric,
+        validation and output. OptionError for options that the recipe sets already, and for missing data.
         """
         given = given or Options()
         self._check_unsaid(given)
@@ -123,7 +124,8 @@ class Recipe:
         return replace(given, target=self.target, schedule=self.schedule, compression=compression, seed=self.seed)
 
     def _quantize(self) -> Quantize | None:
-        """Quantization of the layers that are chosen for it; without [quantize] of these alone, as usual."""
+        """Quantization by the layers' choices; without a table [quantize], of these layers alone, by default
+        options."""
         from ..passes.quantize import Quantize
         from ..passes.quantize.candidates.units import BETWEEN
 
@@ -135,7 +137,7 @@ class Recipe:
         return Quantize(modes[0], op_types_to_quantize=tuple(sorted(BETWEEN)), layers=self.layers)
 
     def _prune(self) -> Prune | None:
-        """Pruning to the channels that are said; without [prune] of these alone."""
+        """Pruning to the recipe's channels; without a table [prune], of these channels alone."""
         from ..passes.prune import Prune
 
         if self.prune is None and not self.channels:
@@ -143,7 +145,7 @@ class Recipe:
         return replace(self.prune or Prune(ratio=0.0), keep=self.channels)
 
     def _precision(self) -> Float16 | None:
-        """Half precision for the layers that are chosen for it, wherever the recipe came from."""
+        """Half precision by the layers' choices, also without a table [precision]."""
         from ..passes.float16 import Float16
 
         is_asked = any(choice in (FLOAT16, STORED16) for choice in self.layers.values())
@@ -163,13 +165,13 @@ class Recipe:
                 raise OptionError(f"{name} is what the recipe says already: change it there, or leave out the recipe")
 
     def check_model(self, digest: str) -> None:
-        """ModelError where the model is not that of the recipe."""
+        """ModelError where the model's digest is not the recipe's."""
         if self.model and self.model != digest:
             theirs, ours = _short(self.model), _short(digest)
             raise ModelError(f"recipe: [data] model is {theirs}, and this is another model, {ours}")
 
     def notes(self, data: str) -> tuple[str, ...]:
-        """What is different from where the recipe was made, a line each; `data`: the digest of the calibration data."""
+        """Differences from the recipe's environment and data, a line each; `data`: digest of the calibration data."""
         there = [] if self.made_with is None else self.made_with.differences()
         notes = [f"recipe: made elsewhere, so that the file may differ: {', '.join(there)}"] if there else []
         if self.data not in ("", data):

@@ -1,4 +1,4 @@
-"""The recipe of a run that was made."""
+"""Record the recipe of a finished run."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ from .recipe import MadeWith, Recipe
 
 
 def recorded(options: Options, stages: Iterable[StageReport], model: Model, calibration: Calibration | None) -> Recipe:
-    """What decided the result of a run: its options, with what its stages settled.
+    """The recipe of a run: its options, with the stages' decisions written in.
 
-    model: the original. calibration: None where nothing was lossy.
+    model: the original. calibration: None where no stage was lossy.
     """
     from ..passes.float16 import Float16
     from ..passes.prune import Prune
@@ -44,7 +44,7 @@ def recorded(options: Options, stages: Iterable[StageReport], model: Model, cali
 
 
 def data_of(given: object, calibration: Calibration | None) -> str:
-    """The digest of calibration data; "" without, "synthetic" for made-up inputs that were asked for."""
+    """The digest of calibration data; "" without data, "synthetic" for requested made-up inputs."""
     if calibration is None or given is None:
         return ""
     return SYNTHETIC if calibration.is_synthetic else data_digest(calibration)

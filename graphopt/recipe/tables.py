@@ -1,4 +1,4 @@
-"""Recipes as tables: what stands where in the file, and what a line of it may say."""
+"""Recipes as TOML tables: the layout of the file, and the types of its entries."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from ..errors import GraphoptError, OptionError, did_you_mean
 from ..options import Schedule, Target
 
 _ELSEWHERE = {"quantize": ("layers", "executor", "cache"), "prune": ("keep",), "precision": ("layers",)}
-"""Fields of stages that stand in [layers] and [channels], or decide nothing."""
+"""Fields of stages that are stored in [layers] and [channels] instead, or do not affect the result."""
 _KINDS: dict[str, tuple[type, ...]] = {
     "bool": (bool,), "int": (int,), "float": (int, float), "str": (str,), "tuple": (list,), "Sequence": (list,),
     "Mapping": (dict,),
@@ -19,7 +19,7 @@ _KINDS: dict[str, tuple[type, ...]] = {
 """Types in a file by the first word of a field's type."""
 Options = TypeVar("Options")
 OPEN = -1
-"""A size that stays open, in a file."""
+"""An open size, in a file."""
 
 
 def tables_of(recipe: Mapping[str, Any]) -> dict[str, Any]:
@@ -70,8 +70,8 @@ def _stage(name: str, options: Any) -> dict[str, Any]:
 
 
 def read_tables(tables: Mapping[str, Any], file: str) -> dict[str, Any]:
-    """The fields of the recipe in the tables of a file, with `versions` and `machine`. OptionError with the table and
-    the key that is wrong.
+    """The fields of the recipe in the tables of a file, with `versions` and `machine`. OptionError with the wrong table
+    and key.
     """
     from ..distillation import Distil
     from ..passes.float16 import Float16
@@ -101,13 +101,13 @@ def read_tables(tables: Mapping[str, Any], file: str) -> dict[str, Any]:
 
 
 class _Reader:
-    """Reads tables of one file; every complaint names the file, the table and the key."""
+    """Reads tables of one file; every error names the file, the table and the key."""
 
     def __init__(self, file: str) -> None:
         self.file = file
 
     def error(self, table: str, text: str) -> OptionError:
-        """A complaint."""
+        """An OptionError about a table."""
         return OptionError(f"recipe {self.file!r}: {f'[{table}] ' if table else ''}{text}")
 
     def table(self, name: str, value: Any) -> dict[str, Any]:
@@ -117,7 +117,7 @@ class _Reader:
         return value
 
     def check_keys(self, name: str, table: Mapping[str, Any], known: tuple[str, ...]) -> None:
-        """Every key is known."""
+        """OptionError for an unknown key."""
         for key in table:
             if key not in known:
                 raise self.error(
@@ -153,7 +153,7 @@ class _Reader:
         return table
 
     def typed(self, table: str, key: str, kind: str, value: Any) -> Any:
-        """A value of the type that a field's annotation begins with; of any where that is a class."""
+        """A value of one of the types in a field's annotation; of any type where a class is among them."""
         words = [part.split("[")[0].strip() for part in kind.split(" | ")]
         allowed = [_KINDS.get(word) for word in words if word != "None"]
         if value is None and "None" in words:
@@ -166,7 +166,7 @@ class _Reader:
         return value
 
     def options(self, name: str, kind: type[Options], value: Any) -> Options:
-        """The options of a dataclass from its table, whose own complaints name the file and the table."""
+        """The options of a dataclass from its table; the dataclass's own errors name the file and the table."""
         table, known = self.table(name, value), {one.name: str(one.type) for one in fields(kind)}  # type: ignore[arg-type]
         self.check_keys(name, table, tuple(key for key in known if key not in _ELSEWHERE.get(name, ())))
         given = {key: self.typed(name, key, known[key], item) for key, item in table.items()}

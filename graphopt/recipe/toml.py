@@ -1,4 +1,4 @@
-"""The part of TOML that recipes are written in: tables of strings, numbers, truth values and lists of them."""
+"""The subset of TOML that recipes use: tables of strings, numbers, booleans and lists of these."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The recommendation of a mode: each that may be worth it is made, measured and judged, and one is chosen."""
+"""The recommendation of a mode: each plausible mode is run, measured and judged, and one is chosen."""
 
 from .data import Mode, Recommendation
 from .trial import recommend

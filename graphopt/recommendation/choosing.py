@@ -1,4 +1,4 @@
-"""The choice among measured modes: the least lossy that no other clearly beats."""
+"""The choice among measured modes: the least lossy mode that no other clearly beats."""
 
 from __future__ import annotations
 
@@ -9,16 +9,17 @@ from ..result import Result
 from .data import CLEAR, Mode
 
 FASTER, SMALLER, SLOWER = 1.1, 1.25, 0.95
-"""What a lossier mode must bring to take the place of a less lossy one: be so many times as fast, or so many times
-smaller at this share of its speed at least. A tenth is what `graphopt bench` still tells from noise; below a quarter of
-the bytes a download or a page of flash changes nothing. Judgements, not measurements: `Mode.why` tells each."""
+"""Thresholds for a lossier mode to replace a less lossy one: FASTER times as fast, or SMALLER times smaller at no less
+than SLOWER of its speed. `graphopt bench` can distinguish a tenth from noise; savings below a quarter of the bytes
+change no download and no page of flash. Judgments, not measurements: `Mode.why` states the reason for each mode."""
 PRUNED = 0.3
-"""Share of channels of "prune + static": `python -m tests.bench.prune_fashion` finds accuracy kept to about there."""
+"""Share of channels that "prune + static" prunes: `python -m tests.bench.prune_fashion` keeps accuracy up to about
+it."""
 
 
 @dataclass(frozen=True, slots=True)
 class Way:
-    """A mode that can be asked for: options of `optimize`, and whether they need data."""
+    """A selectable mode: options of `optimize`, and whether they need data."""
 
     name: str
     quantize: str | None = None
@@ -28,7 +29,7 @@ class Way:
 
     @property
     def is_lossy(self) -> bool:
-        """It may change results beyond rounding."""
+        """Whether the mode may change results beyond rounding."""
         return self.quantize is not None or self.precision is not None
 
     @property
@@ -43,12 +44,12 @@ WAYS = (
     Way("exact"), Way("float16", precision="float16"), Way("weights", "weights"), Way("dynamic", "dynamic"),
     Way("static", "static", needs_data=True), Way("prune + static", "static", PRUNED, needs_data=True),
 )  # fmt: skip
-"""From the least lossy to the most: each must earn the place of those before it."""
+"""All modes, from the least lossy to the most: each must clearly beat the modes before it."""
 
 
 @dataclass(slots=True)
 class Made:
-    """A mode that was made, with the model it gave."""
+    """A mode with its resulting model; is_fit: quality suffices."""
 
     way: Way
     mode: Mode
@@ -57,7 +58,7 @@ class Made:
 
 
 def is_open(challenger: Made, holder: Made) -> bool:
-    """Whether the interval of their ratio holds a threshold that a choice between them would ask for."""
+    """Whether the interval of the two modes' speed ratio contains a threshold that would decide between them."""
     if WAYS.index(challenger.way) <= WAYS.index(holder.way):
         return False
     ratio, low, high = _ratio(challenger.mode, holder.mode)
@@ -66,7 +67,8 @@ def is_open(challenger: Made, holder: Made) -> bool:
 
 
 def choose(made: Sequence[Made], rows: dict[str, Mode]) -> Made:
-    """The last mode, from the least lossy on, that clearly beats the one held before it; `rows` are told why."""
+    """The chosen mode: from the least lossy on, a mode replaces the held one that it clearly beats. Sets `why` in
+    `rows`."""
     held = made[0]
     reason = "the same results, validated; no lossier mode brings enough to be worth its loss"
     for one in made[1:]:
@@ -91,7 +93,7 @@ def choose(made: Sequence[Made], rows: dict[str, Mode]) -> Made:
 
 
 def _ratio(challenger: Mode, holder: Mode) -> tuple[float, float, float]:
-    """How many times as fast the challenger is, with its 95 % interval; 1, 0 and infinity where nothing was timed."""
+    """The challenger's speed over the holder's, with its 95 % interval; 1, 0 and infinity where one was not timed."""
     if challenger.speed is None or holder.speed is None:
         return 1.0, 0.0, float("inf")
     ratio, error = challenger.speed / holder.speed, (challenger.error**2 + holder.error**2) ** 0.5

@@ -1,4 +1,4 @@
-"""The data of a recommendation: modes as measured, and the table of them that prints itself."""
+"""The data of a recommendation: measured modes, and a table that prints itself."""
 
 from __future__ import annotations
 
@@ -17,18 +17,18 @@ if TYPE_CHECKING:
     from ..result import Result
 
 CLEAR = 2.0
-"""Standard errors on each side of a ratio that are its interval (95 %)."""
+"""Standard errors on each side of a ratio that make its 95 % interval."""
 
 HEADINGS = ("", "mode", "size", "smaller", "speed", "quality", "why")
 
 
 @dataclass(frozen=True, slots=True)
 class Mode:
-    """One mode, measured. `why` tells in one line why it is chosen or not; `is_chosen` is True of exactly one.
+    """One measured mode. `why`: one line on why it is chosen or not; `is_chosen` is True for exactly one mode.
 
-    file_bytes: of the file, None where none was made. speed: how many times as fast as the original in onnxruntime, one
-    thread; error: the standard error of that, as a share. fidelity: beside the original, on the calibration samples;
-    metric: the caller's. path: of the written file. command: what makes it.
+    file_bytes: of the file, None without a model. speed: relative to the original in onnxruntime, one thread; error:
+    its relative standard error. fidelity: to the original, on the calibration samples; metric: the caller's. path: of
+    the written file. command: the command line that reproduces the mode.
     """
 
     name: str
@@ -63,9 +63,9 @@ class Mode:
 
 @dataclass(frozen=True, slots=True)
 class Recommendation:
-    """The modes that were tried, the original first, and the chosen one; prints itself, also in notebooks.
+    """The tried modes, the original first, and the chosen one; prints itself, also in notebooks.
 
-    result: of the chosen mode, to save or to run. notes: what the reader must know, such as that no data was given.
+    result: of the chosen mode, to save or to run. notes: warnings, such as that no data was given.
     """
 
     modes: tuple[Mode, ...]

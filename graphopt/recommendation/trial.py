@@ -1,4 +1,4 @@
-"""`graphopt.recommend`: run the modes that may be worth it, measure size, speed and quality, and choose one."""
+"""`graphopt.recommend`: run the plausible modes, measure size, speed and quality, and choose one."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from ..onnx_io.source import ModelSource
 
 FALL = 0.01
-"""The most that a metric may fall, as a share of the original's, where no `max_drop` is given."""
+"""The largest allowed fall of a metric, as a share of the original's, where no `max_drop` is given."""
 MIN_SQNR, MIN_TOP1 = 15.0, 0.9
 """The floor without a metric: that of `graphopt.Quantize`, on the calibration samples."""
 
@@ -43,18 +43,18 @@ def recommend(
     seed: int = 0,
     progress: Progress | None = None,
 ) -> Recommendation:
-    """Try the modes that are worth running on a model, and choose one: the least lossy that no other clearly beats.
+    """Try the plausible modes on a model, and choose the least lossy one that no other clearly beats.
 
-    model: path, bytes, `onnx.ModelProto` or `onnx_ir.Model`. calibration: typical inputs, as for `optimize`; without,
-    only modes that need none are run, and the choice is among those that change no result. metric: a function of a
-    session, higher is better; max_drop: how far it may fall, a hundredth of the original's where it is not given.
-    Without a metric results must keep 15 dB, over all samples and on nine of ten of them each, and 90 % of the classes,
-    on samples that were held out; of fewer than four none can be, and no mode that learns from them is chosen, nor ever
-    a pruned model: few samples do not tell what pruning costs. preprocess: of a folder of images.
+    model: path, bytes, `onnx.ModelProto` or `onnx_ir.Model`. calibration: typical inputs, as for `optimize`; without
+    it, only modes that need no data run, and the choice is among exact modes. metric: a function of a session, higher
+    is better; max_drop: how far it may fall, a hundredth of the original's where it is not given. Without a metric, on
+    held-out samples, results must keep 15 dB over all samples and on nine of ten single ones, and 90 % of the classes;
+    fewer than four samples leave none to hold out, and then no mode that needs data is chosen. A pruned model never is:
+    few samples do not reveal the cost of pruning. preprocess: of a folder of images.
     target: the runtime that files are for. out: a folder for the file of each mode and `recommendation.json`. seconds:
     of timing, a mode; speed is measured in onnxruntime on one thread, interleaved, by this thread's own time, and again
     where its interval leaves a choice open; where it stays unclear, the less lossy mode is kept. progress: called with
-    (what, share done).
+    (step, fraction done).
 
     Raises `graphopt.GraphoptError` subclasses with one line.
     """
@@ -77,7 +77,7 @@ def _folder(out: str | os.PathLike[str] | None) -> Path | None:
 
 @dataclass(slots=True)
 class Trial:
-    """One recommendation under way."""
+    """A recommendation in progress."""
 
     bench: Workbench
     max_drop: float | None
@@ -88,11 +88,11 @@ class Trial:
 
     @property
     def notes(self) -> list[str]:
-        """What the reader must know."""
+        """Warnings for the reader."""
         return self.bench.notes
 
     def run(self) -> Recommendation:
-        """Make, judge and time the modes, and choose."""
+        """Run, judge and time the modes, and choose one."""
         bench = self.bench
         if bench.quality is None:
             self.notes.append("no calibration data was given: what a lossy mode costs is not known, none is chosen")
@@ -117,7 +117,7 @@ class Trial:
             self.progress(what, share)
 
     def _ways(self) -> Iterator[Way]:
-        """The modes to run, one after the other: what one shows may spare the next."""
+        """The modes to run, lazily: one mode's result may rule out a later mode."""
         for number, way in enumerate(WAYS):
             self._tell(way.name, number / (len(WAYS) + 1))
             if way.needs_data and self.bench.calibration is None:
@@ -128,7 +128,7 @@ class Trial:
                 yield way
 
     def _make(self, way: Way) -> Made | None:
-        """Run a mode, and judge its quality; None where it gives no other model than the exact one."""
+        """Run a mode, and judge its quality; None where it fails, or changes nothing beyond the exact passes."""
         compression = Compression(
             quantize=as_quantize(way.quantize), prune=as_prune(way.prune), precision=as_precision(way.precision),
             calibration=self.bench.taught, metric=self.bench.metric if way.is_lossy else None,
@@ -160,7 +160,7 @@ class Trial:
         return made
 
     def _judge(self, made: Made) -> None:
-        """Whether the mode keeps the results well enough."""
+        """Set the mode's figures of quality, and whether they suffice."""
         quality = self.bench.quality
         if quality is None:
             made.is_fit, made.mode = False, replace(made.mode, why="give --calibration to learn what it costs")
@@ -189,7 +189,7 @@ class Trial:
             made.mode = replace(made.mode, why="only a metric tells what pruning costs: give --metric")
 
     def _time(self, made: Sequence[Made]) -> None:
-        """Measure all modes side by side, again where an interval holds a threshold of the choice."""
+        """Time all modes side by side, and again while an interval contains a threshold of the choice."""
         self._tell("timing", len(WAYS) / (len(WAYS) + 1))
 
         def is_clear(found: Sequence[Timing]) -> bool:

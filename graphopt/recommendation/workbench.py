@@ -1,4 +1,4 @@
-"""What measures and judges candidates beside the original: its samples, parted; its quality; its time."""
+"""Measures and judges candidates against the original: split samples, quality, time."""
 
 from __future__ import annotations
 
@@ -21,17 +21,17 @@ if TYPE_CHECKING:
     from ..onnx_io.source import ModelSource
 
 TIMED = 4
-"""Samples of the calibration data that a turn of the timing runs on."""
+"""Calibration samples per round of timing."""
 LEAST, MANY = 4, 32
-"""Samples from which on half of them judge and are not used to make candidates, and from which on a quarter does: two
-to seven samples tell little of a tail. Choices: four of sixteen called silero's int8 3.7 dB better than it was."""
+"""Sample counts from which half of the samples, and from which a quarter, are held out for judging: two to seven
+samples tell little of a tail. Choices: four of sixteen overrated silero's int8 by 3.7 dB."""
 ROUNDS = 3
-"""How often a ratio that is not clear is measured anew, each time twice as long."""
+"""The most repeats of an unclear ratio's measurement, each twice as long."""
 
 
 @dataclass(frozen=True, slots=True)
 class Part:
-    """Some of the samples: of every `every` those whose places are in `places`."""
+    """A subset of the samples: those whose index modulo `every` is in `places`."""
 
     samples: Calibration
     every: int
@@ -43,10 +43,10 @@ class Part:
 
 @dataclass(slots=True)
 class Workbench:
-    """The original with its data, by which candidates are made, judged and timed.
+    """The original with its data, from which candidates are built, judged and timed.
 
-    taught: samples that candidates are made from. judging: those that judge them; all for both where a metric judges.
-    is_judged: the two are apart. quality: None without data. notes: what the reader must know.
+    taught: samples for building candidates; all samples where a metric judges. is_judged: whether other samples judge.
+    quality: None without data. notes: warnings for the reader.
     """
 
     model: ModelSource
@@ -74,11 +74,11 @@ class Workbench:
             self.quality = self.quality_on(judging)
 
     def quality_on(self, samples: Iterable[dict[str, Any]]) -> Quality:
-        """What judges on some samples, and by the metric."""
+        """A judge of candidates on `samples`, and by the metric."""
         return Quality(self.original, session_maker(self.target, 1), samples, self.metric)
 
     def parted(self, given: Calibration) -> tuple[Iterable[dict[str, Any]], Iterable[dict[str, Any]]]:
-        """The samples that make candidates, and those that judge them; all for both where a metric judges."""
+        """The samples that build candidates, and those that judge them; all samples for both where a metric judges."""
         if self.metric is not None:
             return given, given
         count = len(given.first(MANY))
@@ -92,7 +92,7 @@ class Workbench:
         return Part(given, every, frozenset(range(every)) - last), Part(given, every, last)
 
     def feeds(self, samples: int = TIMED) -> list[dict[str, Any]]:
-        """Samples to time on: values may decide which branch runs, and how long."""
+        """Feeds for timing: values may decide which branch runs, and for how long."""
         if self.calibration is not None:
             return self.calibration.first(samples)
         return runnable_feeds(self.original, 1, self.seed)
@@ -105,7 +105,7 @@ class Workbench:
 
     @property
     def run_seconds(self) -> float:
-        """Seconds of one run of the original, from two of them; 0 where no inputs are known."""
+        """Seconds of one run of the original, the faster of two; 0 where no inputs are known."""
         if self._run is None:
             feeds, session = self.feeds(1), self._open()
             times = []
@@ -120,9 +120,9 @@ class Workbench:
         self, models: Mapping[str, Model], seconds: float, is_clear: Callable[[list[Timing]], bool],
         rounds: int = ROUNDS, samples: int = TIMED,
     ) -> Iterator[list[Timing]]:  # fmt: skip
-        """Times of models beside the original, in turn, on one thread by its own time; again, twice as long, until they
-        are clear, `rounds` times at most. samples: how many they run on. Nothing where no inputs are known. ModelError,
-        InputError."""
+        """Times of models beside the original, interleaved, on one thread by its CPU time; repeated, twice as long,
+        until clear, at most `rounds` times. samples: number of feeds. Yields nothing where no inputs are known.
+        ModelError, InputError."""
         feeds = self.feeds(samples)
         if not feeds:
             return

@@ -1,4 +1,4 @@
-"""The report of an optimisation: data, tables for the terminal, one HTML page; and the trace of a rule."""
+"""The report of an optimization: data, terminal tables, Markdown, an HTML page; drift by layer; traces of rules."""
 
 from __future__ import annotations
 
@@ -11,5 +11,5 @@ if TYPE_CHECKING:
 
 __all__ = ["Report"]
 
-# tables of models do without the report, and without the passes that it imports
+# tables of models need neither the report nor the passes that it imports
 __getattr__ = names_in(__name__, {"Report": "report"})

@@ -1,4 +1,4 @@
-"""Channel groups as tables for the terminal."""
+"""Channel groups of a model as tables for the terminal."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The data of a report."""
+"""The data of a report, without its presentation."""
 
 from __future__ import annotations
 
@@ -21,15 +21,15 @@ if TYPE_CHECKING:
 class ReportData:
     """Figures before and after, the effect of each pass, the validation of the result, the refused rewrites.
 
-    status: "equal", "unverified" (the model cannot be run or its results are noise), "not checked", "original" when
-    the model was returned as it came, or "lossy" when a stage such as pruning or quantization changed results; then
-    `reason` gives the result of the exact passes and the cost of each stage. stages: a report of each, in order.
-    metric: the caller's, of the original and of the result, where a lossy stage was judged by one; metric_name: its
-    function's; metric_samples: rows that one evaluation ran, 0 where they were not seen. fidelity: of a lossy result
+    status: "equal", "unverified" (the model cannot be run or its results are noise), "not checked", "original" when the
+    model was returned unchanged, or "lossy" when a stage such as pruning or quantization changed results; then `reason`
+    gives the result of the exact passes and the cost of each stage. stages: a report of each, in order. metric: the
+    caller's, of the original and of the result, where a lossy stage was judged by one; metric_name: of its function;
+    metric_samples: rows run per evaluation, 0 where unknown. fidelity: of a lossy result
     to the original without a metric, over `fidelity_samples` of the caller's data; None on made-up inputs.
     validation: the status of the exact passes, where `status` is "lossy". latency: before and after, where measured.
-    synthetic: lossy stages read made-up inputs, on which no accuracy is measured. banner: the warning above everything,
-    where numbers in the result come from such inputs; "" for none.
+    synthetic: lossy stages read made-up inputs, on which no accuracy is measured. banner: the warning at the top, where
+    numbers in the result come from such inputs; "" for none.
     """
 
     before: Figures
@@ -58,12 +58,12 @@ class ReportData:
 
     @property
     def is_lossy(self) -> bool:
-        """A stage changed results beyond rounding."""
+        """Whether a stage changed results beyond rounding."""
         return any(stage.changed for stage in self.stages)
 
     @property
     def is_unverified(self) -> bool:
-        """The exact passes' result, on which any lossy one is built, could not be compared with the original's."""
+        """Whether the exact passes' result, the input of lossy stages, could not be compared with the original."""
         return self.status == "unverified" or (self.comparison is not None and self.comparison.status == "unverified")
 
     def to_dict(self) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""Where two models drift apart, layer by layer: `graphopt compare A B --layers`."""
+"""Drift between two models, layer by layer: `graphopt compare A B --layers`."""
 
 from __future__ import annotations
 
@@ -32,11 +32,11 @@ if TYPE_CHECKING:
 _SCALE, _BAR = 60.0, 20
 """The SQNR in dB at which a bar is full (float32 codes of 10 bits), and its length in characters."""
 _ROUNDING = 90.0
-"""dB from which a difference is called rounding: 15 bits of float32's 24, the rest for sums of 2¹⁸ terms."""
+"""SQNR in dB from which a difference counts as rounding: 15 of float32's 24 bits, the rest for sums of 2¹⁸ terms."""
 _FAR = 15.0
-"""dB below which made-up inputs get a line of their own: the floor of `graphopt.Quantize.min_sqnr`."""
+"""SQNR in dB below which the conclusion mentions made-up inputs: the floor of `graphopt.Quantize.min_sqnr`."""
 _NAMED = 3
-"""Steps that the line under the table names: as many as one looks into first."""
+"""The largest steps named in the line below the table: as many as one examines first."""
 
 
 def compare_layers(
@@ -46,12 +46,12 @@ def compare_layers(
     """How far the inner values of the candidate `b` are from those of the original `a`, along the graph.
 
     a, b: path, bytes, onnx.ModelProto, onnx_ir.Model or graphopt.ir.Model. inputs, samples, seed, threads: as for
-    `graphopt.compare`. A value belongs to the candidate's value of its name; else to the dequantized value or to the
-    codes named after it, by graphopt or by onnxruntime's quantizer; else to the one that comes from it, where the
-    candidate holds its provenance. Values without a counterpart are listed, never guessed.
+    `graphopt.compare`. A value is matched with the candidate's value of its name; else with the dequantized value or
+    the codes named after it, by graphopt or by onnxruntime's quantizer; else by the candidate's provenance, where
+    stored. Values without a counterpart are listed, never guessed.
 
-    Raises ModelError where a model does not run, InputError where the two take other inputs or give other outputs, or
-    the given inputs do not fit.
+    Raises ModelError where a model does not run, InputError where the models differ in inputs or outputs, or the given
+    inputs do not fit.
     """
     original = open_runnable(a, "original")
     candidate = open_runnable(b, "candidate", original.folder)
@@ -71,7 +71,7 @@ def compare_layers(
 
 
 def _heirs(a: ModelSource | Model, b: ModelSource | Model) -> dict[str, str]:
-    """The candidate's values by those of the original that they come from; empty where the candidate does not tell."""
+    """The candidate's value names by the original value names that they derive from; empty without a provenance."""
     found = _provenance_of(b)
     if found is None:
         return {}
@@ -84,7 +84,7 @@ def _heirs(a: ModelSource | Model, b: ModelSource | Model) -> dict[str, str]:
     for name, origin in found.nodes.items():
         sources = [source for source in origin.sources if source in order]
         if sources and not origin.op.endswith("QuantizeLinear"):
-            heirs[results[max(sources, key=order.__getitem__)]] = name  # the last node made of a source ends with it
+            heirs[results[max(sources, key=order.__getitem__)]] = name  # a source's result is its last heir's
     return heirs
 
 
@@ -96,7 +96,7 @@ def _provenance_of(model: ModelSource | Model) -> Provenance | None:
 
 
 def drift_table(drift: Drift) -> Iterator[Table | str]:
-    """A row a matched value, then the largest steps and what has no counterpart."""
+    """A row a matched value, then the largest steps and the values without a counterpart."""
     numbers = ("before", "SQNR dB")
     table = plain_table(("value", "operator", *numbers, "", "remarks"), right=numbers)
     for column in table.columns:
@@ -108,7 +108,7 @@ def drift_table(drift: Drift) -> Iterator[Table | str]:
 
 
 def conclusion(drift: Drift) -> Iterator[str]:
-    """The result in sentences: where most noise comes in, what was not matched, and on which inputs."""
+    """The result in sentences: the largest sources of noise, unmatched values, and the inputs."""
     steps = [
         f"{step.name} ({step.op}, {show_db(step.before)} → {show_db(step.sqnr)} dB)" for step in drift.steps[:_NAMED]
     ]

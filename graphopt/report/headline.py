@@ -11,11 +11,11 @@ if TYPE_CHECKING:
     from .data import ReportData
 
 _SAME_SIZE = 0.005
-"""Change of a file's size, as a share, below which two decimals show 1.00: the size is then called the same."""
+"""Relative change of a file's size below which two decimals show 1.00: the size then counts as unchanged."""
 _SHARES = re.compile(r"accuracy|precision|recall|top-?\d|\b(acc|f1|auc)\b")
-"""Names of metrics that are shares, told in percent."""
+"""Names of metrics that are shares, shown in percent."""
 _SHAPES = 2
-"""Shapes of inputs that a headline names; more would be longer than all the rest."""
+"""The most input shapes in a headline; more would outgrow the rest of it."""
 _VERDICTS = {"equal": "validated", "unverified": "not verified", "not checked": "not validated"}
 
 
@@ -44,7 +44,7 @@ def _size(report: ReportData) -> str:
 
 
 def _nodes(report: ReportData) -> str:
-    """The change of an exact run: quantization spells scales out, which makes nodes a figure of no meaning."""
+    """The change in nodes of an exact run; "" for lossy ones: quantization adds nodes for scales, as no real growth."""
     before, after = report.before.nodes, report.after.nodes
     return "" if report.is_lossy or before == after else f"{before:,} → {after:,} nodes"
 
@@ -82,7 +82,7 @@ def _score(name: str, values: tuple[float, float]) -> tuple[str, str]:
 
 
 def recovered_part(report: ReportData) -> str:
-    """What training after the last lossy stage gained on samples held out; "" where there was none, or no gain."""
+    """The gain of training after the last lossy stage, on held-out samples; "" without training or gain."""
     gained = [stage.figures for stage in report.stages if stage.changed and "agreement_before" in (stage.figures or {})]
     if not gained or gained[-1] is None:
         return ""
@@ -99,7 +99,7 @@ def _samples(count: int) -> str:
 
 
 def _verdict(report: ReportData, has_quality: bool) -> str:
-    """That of the exact passes; where results were changed on purpose and nobody knows how far, this is said."""
+    """The exact passes' verdict; "loss not measured" for a lossy result without metric and data."""
     verdict = report.validation or report.status
     if report.is_lossy and verdict == "equal" and not has_quality:
         return "loss not measured"

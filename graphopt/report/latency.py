@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 class RuntimeLatency:
     """Seconds of both models in one runtime, medians of interleaved runs; `ratio` is the median of before / after.
 
-    error: the standard error of that median, as a share of it.
+    error: the relative standard error of `ratio`.
     """
 
     runtime: str
@@ -35,7 +35,7 @@ class RuntimeLatency:
 
     @property
     def is_clear(self) -> bool:
-        """The interval does not hold 1."""
+        """Whether the interval excludes 1."""
         return abs(self.ratio - 1) > self.interval * self.ratio
 
 
@@ -48,7 +48,7 @@ class Latency:
     note: str = ""
 
     def in_runtime_of(self, target: str) -> RuntimeLatency | None:
-        """The latency in the runtime that a target means: the Session for "graphopt", else onnxruntime."""
+        """The latency in a target's runtime: the Session for "graphopt", else onnxruntime."""
         wanted = "Session" if target == "graphopt" else "onnxruntime"
         return next((run for run in self.runs if run.runtime == wanted), None)
 
@@ -73,7 +73,7 @@ def measure_latency(trail: Trail, seconds: float) -> Latency:
         if session is not None:
             candidates["Session"] = session
         first, *others = compare_latency(candidates, feeds, seconds=seconds, clock=own_clock())
-    except Exception as error:  # a model that cannot run has a report all the same
+    except Exception as error:  # a model that cannot run still gets a report
         return Latency((), {}, f"not measured: {one_line(error)}")
     runs = tuple(RuntimeLatency(other.label, first.median, other.median, other.ratio, other.error) for other in others)
     return Latency(runs, {name: array.shape for name, array in feeds.items()})

@@ -9,7 +9,7 @@ from .headline import headline
 from .html.page import figure_rows, latency_rows
 
 _REFUSED = 20
-"""Refusals listed before the rest is counted: a comment of a pull request is read on one screen."""
+"""The most refusals listed; the rest is counted: a pull request's comment should fit on one screen."""
 
 
 def markdown(report: ReportData, title: str = "") -> str:
@@ -47,5 +47,5 @@ def _cell(value: object) -> str:
 
 
 def _text(text: str) -> str:
-    """A text that neither ends a cell nor becomes HTML."""
+    """A text escaped for a Markdown cell: no cell breaks, no HTML."""
     return " ".join(text.replace("&", "&amp;").replace("<", "&lt;").replace("|", "\\|").split())

@@ -1,4 +1,4 @@
-"""The report of an optimisation: data that prints itself and saves itself as HTML or JSON."""
+"""The report of an optimization: data that prints itself and saves itself as HTML, Markdown or JSON."""
 
 from __future__ import annotations
 
@@ -22,12 +22,12 @@ class Report(ReportData):
 
     @property
     def headline(self) -> str:
-        """Size, speed, quality and validation in one line; what was not measured is not in it."""
+        """Size, speed, quality and validation in one line; unmeasured parts are absent."""
         return headline(self)
 
     def timed(self, seconds: float = 0.5) -> Report:
-        """The report with the latency of the original and of the result, measured on this machine for about `seconds`
-        a candidate; as it is where that is known already, cannot be known, or `seconds` is 0.
+        """The report with the latency of the original and of the result, measured on this machine for about `seconds` a
+        candidate; unchanged where latency is already known, cannot be measured, or `seconds` is 0.
         """
         if self.latency is not None or self.trail is None or seconds <= 0:
             return self

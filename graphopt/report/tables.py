@@ -16,11 +16,11 @@ if TYPE_CHECKING:
     from .data import ReportData
 
 WIDE = 4096
-"""Columns of a console that is no terminal: more than any row has, so that no line is broken and no name cut."""
+"""Columns of a console that is no terminal: wider than any row, so that no line wraps and no name is cut."""
 
 
 def plain_text(printable: object, width: int = WIDE) -> str:
-    """What rich prints of an object, as text without colours."""
+    """Rich's output for an object, as text without colors."""
     from rich.console import Console
 
     console = Console(width=width, force_terminal=False, no_color=True)
@@ -69,7 +69,7 @@ def report_lines(report: ReportData, verbose: bool = False) -> Iterator[str | Ta
 def figures_table(
     before: Figures, after: Figures, metric: tuple[float, float] | None = None, metric_name: str = "metric"
 ) -> Table:
-    """Before and after, a row a figure, then the operators whose number changed."""
+    """A row a figure with its values before and after, then the operators whose number changed."""
     columns = ("before", "after", "change")
     table = plain_table(("", *columns), right=columns)
     rows = (
@@ -83,7 +83,7 @@ def figures_table(
     macs, is_open = macs_text(before, after), before.symbolic or after.symbolic
     table.add_row(macs.label, *macs.texts, "" if macs.counts is None else show_change(*macs.counts))
     old, new = before.activation_bytes, after.activation_bytes
-    change = "" if is_open and new > old else show_change(old, new)  # more sizes may be known after than before
+    change = "" if is_open and new > old else show_change(old, new)  # more sizes may be known after the passes
     table.add_row(f"peak activations{AT_ONE if is_open else ''}", show_bytes(old), show_bytes(new), change)
     if metric is not None:
         table.add_row(metric_name, *(f"{value:.4g}" for value in metric), f"{metric[1] - metric[0]:+.4g}")
@@ -151,7 +151,7 @@ def effects_table(effects: Iterable[Effect]) -> Table:
 
 
 def stage_table(stage: StageReport, verbose: bool = False) -> Table:
-    """The rows of a lossy stage: a layer or group each; its details where `verbose`."""
+    """A table of a lossy stage: a row a layer or group; with detail columns where `verbose`."""
     from rich.text import Text
 
     shown = [i for i, heading in enumerate(stage.columns) if verbose or heading not in stage.details]

@@ -21,14 +21,14 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Miss:
-    """A node at which a rule was tried: the nodes of its pattern that fitted, of how many, and the failed condition."""
+    """A failed match at a node: how many of the pattern's nodes matched, of how many, and the failed condition."""
 
     rule: str
     node: str
     fitted: int
     wanted: int
     reason: str
-    place: str = ""  # empty where the reason is about the node itself
+    place: str = ""  # "" where the reason concerns the node itself
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,9 +41,9 @@ class Traced:
 
 
 def trace_rule(model: ModelSource, name: str, target: str = "portable") -> Traced:
-    """Run the schedule up to and with the pass called `name`, or that holds the rule called so; list the misses.
+    """Run the schedule through the pass `name`, or through the pass that contains the rule `name`; list the misses.
 
-    OptionError for a name that no rule and no pass made of rules has.
+    OptionError for a name of neither a rule nor a pass made of rules.
     """
     item, rules = _find(name)
     lifted = onnx_io.load(model)
@@ -82,7 +82,7 @@ def _find(name: str) -> tuple[Pass, list[Rule]]:
 
 
 def _loaded(name: str) -> Pass | None:
-    """The pass that a package offers; None where it cannot be loaded, which is told when it is asked for by name."""
+    """The pass that a package offers; None where loading fails, which is an error only when requested by name."""
     try:
         return current().get(name)
     except OptionError:
@@ -106,7 +106,7 @@ def _place(tried: Attempt) -> str:
 
 
 def trace_table(traced: Traced, most: int = 40) -> Table:
-    """Misses with the same reason share a row."""
+    """A table of misses; those with the same reason share a row."""
     from rich.markup import escape
 
     fired = ", ".join(f"{name} ×{n}" for name, n in traced.fired.items()) or "nothing"

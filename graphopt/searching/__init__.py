@@ -1,4 +1,4 @@
-"""The search for recipes: decisions a layer, predicted, built and measured, until a front of the best stands."""
+"""The search for recipes: per-layer decisions, predicted, built and measured, until a Pareto front emerges."""
 
 from __future__ import annotations
 
@@ -41,21 +41,21 @@ def search(
     target: Runtime = "portable",
     preprocess: str | Preprocess | None = None,
 ) -> Front:
-    """Search for the recipes of a model that nothing beats in latency, quality and size, within a budget.
+    """Search for the Pareto front of a model's recipes in latency, quality and size, within a budget.
 
     model: path, bytes, `onnx.ModelProto` or `onnx_ir.Model`. calibration: typical inputs, as for `optimize`; of every
-    four samples two make the candidates, one judges them, and one, which the search never sees, confirms what is
-    returned. metric: a function of a session, higher is better; without one quality is SQNR in dB beside the original.
-    budget: "10min", "1h", or a number of trials, "30 trials". objectives: two or three of latency, quality and size.
-    space: words of what may be decided: "float16", "static int8", "dynamic", "weights8", "weights4" for how a layer
-    computes, "channels", "calibration" (how ranges of activations are taken), and, not in the usual space, "recovery"
-    (training of the points that stand at the end). executor: builds candidates, several at a time; time is measured
+    four samples two calibrate the candidates, one judges them, and one, which the search never sees, confirms the
+    returned points. metric: a function of a session, higher is better; without a metric, quality is SQNR in dB to the
+    original. budget: "10min", "1h", or a number of trials, "30 trials". objectives: two or three of latency, quality
+    and size. space: words for the decisions: "float16", "static int8", "dynamic", "weights8", "weights4" for a layer's
+    precision, "channels", "calibration" (the method for activation ranges), and, not in the default space, "recovery"
+    (training of the final points). executor: builds candidates, several at a time; time is measured
     by this process alone, while nothing else of the search runs. out: a folder for the front, its models and recipes,
     and the history, which is on disk after every trial: the same call resumes a search that was killed. target: the
     runtime that candidates are for.
 
     Same seed and same measured times: same recipes, whatever the number of workers. Raises `graphopt.GraphoptError`
-    subclasses with one line; what was found until then is in the folder.
+    subclasses with one line; the points found until then are in the folder.
     """
     if calibration is None:
         raise OptionError("search: give calibration= (--calibration samples.npz): candidates are judged by it")

@@ -1,4 +1,4 @@
-"""Candidates are built: a recipe in plain data becomes a `graphopt.Recipe`, and that a model, here or in a worker."""
+"""Building of candidates: a recipe in plain data becomes a `graphopt.Recipe`, then a model, here or in a worker."""
 
 from __future__ import annotations
 
@@ -31,24 +31,24 @@ if TYPE_CHECKING:
     from ..onnx_io.source import ModelSource
 
 BY_CHANNEL = "scales a channel"
-"""The calibration of one range for each channel of an activation, where it can be had."""
+"""The calibration with one range for each channel of an activation, where possible."""
 CALIBRATIONS = ("minmax", "percentile", "mse", BY_CHANNEL)
-"""What the ranges of activations may be taken by; the first is the usual."""
+"""The methods for activation ranges; the first is the default."""
 RANKINGS = ("reconstruction", "hessian")
-"""What may tell which channels of a group go: the error at once, and that which is left when the layers behind have
-adapted. The second is better by 1 to 6 dB on the Fashion models, and worse by 17 on rapidocr-cls, where channels go
-that hardly matter."""
+"""The rankings of a group's channels for removal: by the immediate error, and by the error left after the next layers
+have adapted. The second is better by 1 to 6 dB on the Fashion models, and worse by 17 on rapidocr-cls, where the
+removed channels hardly matter."""
 _OPEN: dict[str, Any] = {"speed": False, "min_sqnr": -math.inf, "min_top1": 0.0, "max_kl": math.inf}
-"""Options by which quantization keeps every layer where it was placed."""
+"""Options that disable the guards of quantization: every layer stays as placed."""
 _QUICK: dict[str, Any] = {"rounding": False, "equalize": False, "correct_bias": False}
-"""Options by which a candidate is made in a fifth of the time, for models that take long."""
+"""Options that build a candidate in a fifth of the time, for slow models."""
 NEAREST = "rounded to the nearest"
 
 
 @dataclass(frozen=True, slots=True)
 class Built:
-    """A candidate. data: its file; ir: the same as IR, where it was built in this process. layers: the word of each
-    layer. errors: of single layers, where they were asked for. why: words for none, "" for a model."""
+    """A built candidate. data: its file; ir: the same as IR, where built in this process. layers: the word of each
+    layer. errors: of single layers, where requested. why: the reason of a failure, "" for a model."""
 
     data: bytes = b""
     ir: Model | None = field(default=None, repr=False)
@@ -61,8 +61,9 @@ class Built:
 def recipe_of(
     plain: Plain, target: Runtime, seed: int, *, uniform: str = "", sensitivity: bool = False, guarded: bool = False
 ) -> Recipe:
-    """The recipe in full. uniform: a word for all layers, in place of a word for each. guarded: quantization may place
-    layers otherwise. sensitivity: measure the errors of single layers, without the predictions that no search reads."""
+    """The full recipe. uniform: one word for all layers instead of a word each. guarded: quantization's guards may
+    change the placement of layers. sensitivity: measure the errors of single layers, without predictions, which no
+    search reads."""
     layers, channels = dict(plain.get("layers", {})), dict(plain.get("channels", {}))
     words = {*layers.values(), uniform} - {FLOAT32, FLOAT16, ""}
     options = {} if guarded else dict(_OPEN)
@@ -89,14 +90,14 @@ def recipe_of(
 
 @dataclass(slots=True)
 class Builder:
-    """Makes the models of recipes from one original and its samples, after exact passes that run once."""
+    """Builds the models of recipes from one original and its samples; the exact passes run once."""
 
     model: ModelSource
     samples: Sequence[Feeds]
     _exact: Exact | None = field(init=False, default=None, repr=False)
 
     def build(self, recipe: Recipe, *, keep: bool = False) -> Built:
-        """Make the model of a recipe. keep: as IR, too. What cannot be made is a `Built` that says why."""
+        """Build the model of a recipe. keep: keep its IR, too. A failure is a `Built` with `why`."""
         asked = self._asked()
         try:
             made, stages = self._made(recipe.options(asked))
@@ -116,7 +117,7 @@ class Builder:
         return Built(onnx_io.to_proto(made).SerializeToString(), made if keep else None, layers, errors)
 
     def on(self, samples: Sequence[Feeds], recipe: Recipe) -> Builder:
-        """A builder on other samples, with the same exact passes. recipe: of a lossy stage."""
+        """A builder on other samples that shares the exact passes. recipe: any with a lossy stage."""
         found = Builder(self.model, samples)
         options = recipe.options(found._asked())
         if self._exact is not None and options.compression.is_wanted:
@@ -124,7 +125,7 @@ class Builder:
         return found
 
     def base(self, recipe: Recipe) -> Model:
-        """The model that lossy stages start from, with the layers that recipes name. recipe: of such a stage."""
+        """The result of the exact passes, whose layers recipes name. recipe: any with a lossy stage."""
         if self._exact is None:
             self._exact = exact(self.model, recipe.options(self._asked()))
         return self._exact.model
@@ -148,5 +149,5 @@ def _builder(digest: str) -> Builder:
 
 
 def build_sent(recipe: Recipe, digest: str) -> Built:
-    """In a worker: the model of a recipe, from the model and samples that were sent by their digest."""
+    """In a worker: build a recipe from the model and samples of a content digest."""
     return _builder(digest).build(recipe)

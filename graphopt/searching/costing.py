@@ -1,7 +1,7 @@
-"""The tables of a search, from models in which all layers are alike: measured in place, with all that is fused there.
+"""The cost tables of a search, from uniform models: layers are measured in place, with all nodes fused into them.
 
 A layer's time under a word is its share of the time of the model in which every layer has that word. Between widths it
-is interpolated along the multiply-accumulates that are left, through models in which every group was narrowed.
+is interpolated along the remaining multiply-accumulates, through models with every group narrowed.
 """
 
 from __future__ import annotations
@@ -20,32 +20,33 @@ from .tables import CostTable, Factor, Tables
 from .words import STATIC
 
 BYTES = {FLOAT16: 2.0, STATIC: 1.0, "dynamic": 1.0, "weights8": 1.0, "weights4": 0.5 + 4 / 32, FLOAT32: 4.0}
-"""Bytes of a parameter; those of 4 bits have a float32 scale for each 32."""
+"""Bytes of a parameter; 4-bit weights have a float32 scale for each 32 parameters."""
 _ROUNDED = {FLOAT16: 1e-7, "weights4": 256.0}
-"""The noise of half precision, 2^-11 relative and uniform; and how much more four bits have than eight, (2^4)²."""
+"""The noise power of half precision, 2^-11 relative and uniform; and of four bits relative to eight, (2^4)²."""
 _BORDERS: dict[str, tuple[str, ...]] = {
     "conversion": (STATIC,), "half": (FLOAT16,), "layout": ("weights8", "weights4", "dynamic"),
 }  # fmt: skip
-"""Words of layers at whose borders to others a runtime adds operators: QuantizeLinear and its inverse; Cast; changes of
-the blocked layout of convolutions, which those have whose weights are floats when the runtime loads them."""
+"""Words of layers at whose borders to other layers a runtime adds operators: QuantizeLinear and its inverse; Cast;
+conversions of the blocked layout, used by convolutions whose weights are floats when the runtime loads them."""
 _NOISE = {"latency": 0.02, "noise": 0.25, "size": 0.005}
 _DOUBT = {"latency": (0.25, 0.2), "noise": (1.5, 1.0), "size": (0.1, 0.1)}
 _DOUBTS = dict.fromkeys(_BORDERS, (1.0, 0.5))
-"""_NOISE, _DOUBT and _DOUBTS: how far measurements scatter and how far tables are off, as logarithms (of a kind, of a
-layer; borders are known least: which operators a runtime adds there depends on both sides);
-`python -m tests.bench.search` prints the errors of predictions that follow."""
+"""_NOISE, _DOUBT and _DOUBTS: standard deviations, as logarithms, of measurements and of table entries (of a kind, of a
+layer; largest at borders: the operators that a runtime adds there depend on both sides); `python -m tests.bench.search`
+prints the resulting errors of predictions."""
 _CALL = 1e-6
-"""Seconds of a call of an operator in onnxruntime, whatever it does (least of those of rapidocr-cls)."""
+"""Seconds of overhead per operator call in onnxruntime (the least of rapidocr-cls)."""
 _LEAST = 0.02
-"""The least that narrowing leaves of a layer's time, as a share: of a call. A choice."""
+"""The least share of a layer's time that narrowing leaves: the call overhead. A choice."""
 
 
 @dataclass(frozen=True, slots=True)
 class Uniform:
-    """A measured model in which all layers have a word, or all groups were narrowed.
+    """A measured uniform model: all layers have one word, and all groups may be narrowed.
 
-    latency: as a share of the original's. shares: of each layer in its time, "" for the rest. layers: the word that
-    each got. channels: how many stay of each group. errors: the relative error of the results with a layer alone so.
+    latency: as a share of the original's. shares: each layer's share of that time, "" for the rest. layers: the actual
+    word of each layer. channels: the channels kept of each group. errors: the relative error of the results with one
+    layer alone changed.
     """
 
     word: str
@@ -59,8 +60,8 @@ class Uniform:
 def tables_of(
     structure: Structure, uniform: Sequence[Uniform], file_bytes: int, conversion: float, run: float
 ) -> Tables:
-    """The tables of a model. uniform: the float model is the first. conversion: seconds to convert an element between
-    float and codes. run: seconds of one run of the original."""
+    """The cost tables of a model. uniform: the float model comes first. conversion: seconds to convert an element
+    between float and codes. run: seconds of one run of the original."""
     by_word = {one.word: one for one in uniform if not one.channels}
     decisions, layer_at, group_at = _decisions(structure, by_word)
     base = by_word[FLOAT32]
@@ -101,7 +102,7 @@ def tables_of(
 def _decisions(
     structure: Structure, by_word: Mapping[str, Uniform]
 ) -> tuple[tuple[Decision, ...], dict[int, int], dict[int, int]]:
-    """The decisions, and the number of the one of each layer and of each group that has a choice."""
+    """The decisions, and the decision's index of each layer and of each group with a choice."""
     decisions: list[Decision] = []
     layer_at: dict[int, int] = {}
     for root in sorted({layer.tied for layer in structure.layers}):
@@ -125,13 +126,13 @@ def _decisions(
 
 
 def _spent(layer: Layer, one: Uniform) -> float:
-    """The time of a layer in a model, with that of the nodes behind it, as a share of the original's."""
+    """The time of a layer and its followers in a uniform model, as a share of the original's."""
     return one.latency * sum(one.shares.get(name, 0.0) for name in (layer.name, *layer.followers))
 
 
 def _time(layer: Layer, word: str, by_word: Mapping[str, Uniform], structure: Structure) -> float:
-    """The layer's time in the model in which all are alike, with its part of what that model has beside its layers more
-    than the float model has: conversions, mostly."""
+    """The layer's time in the uniform model of a word, with its part of the excess over the float model outside these
+    layers: conversions, mostly."""
     one, base = by_word[word], by_word[FLOAT32]
     own = _spent(layer, one)
     if word == FLOAT32:
@@ -144,8 +145,8 @@ def _time(layer: Layer, word: str, by_word: Mapping[str, Uniform], structure: St
 
 
 def _noise(layer: Layer, word: str, by_word: Mapping[str, Uniform]) -> float:
-    """The noise of the results with the layer alone so, as a share of their power; where it was not measured, that of
-    the word whose was."""
+    """The noise of the results with this layer alone changed, as a share of their power; where unmeasured, derived from
+    the word that was measured."""
     if word == FLOAT32:
         return 0.0
     known = by_word[word].errors.get(layer.name)
@@ -171,7 +172,7 @@ def _saved(
     times: Array, left: Sequence[Array], layer: Layer, words: Sequence[str], by_word: Mapping[str, Uniform],
     narrowed: Sequence[Uniform], structure: Structure,
 ) -> Array:  # fmt: skip
-    """What the widths of its ends change of the times of a layer, by word and by these widths: mostly below zero."""
+    """The change of a layer's times with the widths of its input and output, by word and widths: mostly negative."""
     costs = np.zeros((len(times), *(len(one) for one in left)))
     macs = _outer(np.ones(1), left)[0]
     for k, word in enumerate(words):
@@ -184,8 +185,8 @@ def _saved(
 def _staircase(
     layer: Layer, word: str, by_word: Mapping[str, Uniform], narrowed: Sequence[Uniform], structure: Structure
 ) -> tuple[list[float], list[float]]:
-    """Multiply-accumulates that are left of a layer, and the share of its time, through the models that were narrowed;
-    those of integers for integers, else those of floats. Below the narrowest it falls as between the last two."""
+    """Remaining shares of a layer's multiply-accumulates, and of its time, in the narrowed models: the integer models
+    for integers, else the float models. Below the narrowest width, time extrapolates from the last two points."""
     kind = STATIC if word == STATIC and any(one.word == STATIC for one in narrowed) else FLOAT32
     base = by_word[kind]
     whole = _spent(layer, base)
@@ -208,8 +209,8 @@ def _staircase(
 def _crossings(
     structure: Structure, decisions: Sequence[Decision], layer_at: Mapping[int, int], conversion: float, call: float
 ) -> list[Factor]:
-    """The time of what a runtime adds between two neighbours of which only one is on integers, in half precision, or
-    on weights that are stored: an operator and its inverse, as long as conversions until measurements tell."""
+    """The time of operators that a runtime adds between two neighbors of which only one is on integers, in half
+    precision, or on stored weights: an operator and its inverse, estimated as conversions until measured."""
     found: dict[tuple[int, int], float] = {}
     for writer, reader, elements in structure.edges:
         a, b = layer_at.get(writer), layer_at.get(reader)

@@ -1,4 +1,4 @@
-"""The front of a search: measured points, picks among them, and the forms in which they are shown."""
+"""The front of a search: measured points, selection among them, and their presentation."""
 
 from __future__ import annotations
 
@@ -23,17 +23,17 @@ if TYPE_CHECKING:
     from rich.table import Table
 
 MEGABYTE = 1e6
-"""Bytes of a megabyte, as shops and downloads count them."""
+"""Bytes of a megabyte, in the decimal sense of shops and downloads."""
 HEADINGS = ("point", "speed", "quality", "held out", "size", "recipe")
 
 
 @dataclass(frozen=True, slots=True)
 class Front:
-    """The points that no other beats in all objectives, the original first; prints itself, also in notebooks.
+    """The Pareto-optimal points, the original first; prints itself, also in notebooks.
 
-    history: every trial in its order, the original first. objectives: of `graphopt.search`. quality: what `quality`
-    stands for: the metric's name, or "SQNR". peers: other models measured beside them, for the drawing alone. notes:
-    what the reader must know. tables: the scores from which new constraints are solved.
+    history: every trial in order, the original first. objectives: of `graphopt.search`. quality: the name of the
+    quality measure, the metric's or "SQNR". peers: other measured models, for the chart alone. notes: warnings for the
+    reader. tables: the cost tables for solving under new constraints.
     """
 
     points: tuple[Point, ...]
@@ -47,20 +47,19 @@ class Front:
 
     @property
     def original(self) -> Point:
-        """The model as it came."""
+        """The point of the given model."""
         return self.points[0]
 
     def pick(
         self, *, max_drop: float | None = None, speedup: float | None = None, size_mb: float | None = None,
         min_sqnr: float | None = None, measured: bool = True,
     ) -> Point:  # fmt: skip
-        """The best point under constraints: the fastest one where only quality is limited, else the one of the best
-        quality.
+        """The best point under constraints: the fastest where only quality is limited, else the one of best quality.
 
         max_drop: how far the metric may fall. min_sqnr: the least SQNR in dB. speedup: how many times as fast as the
-        original at least. size_mb: megabytes (10⁶ bytes) of the file at most. measured: False solves the program anew
-        from the stored tables; the point is then a recipe with predicted figures, and no file.
-        OptionError, with the nearest that there is, where no point keeps to all constraints.
+        original at least. size_mb: megabytes (10⁶ bytes) of the file at most. measured: False solves the integer
+        program again from the stored tables; the point is then a recipe with predicted figures, and no file.
+        OptionError, with the nearest point, where no point meets all constraints.
         """
         limits = self._limits(max_drop, speedup, size_mb, min_sqnr)
         if not limits:
@@ -79,7 +78,7 @@ class Front:
     def _limits(
         self, max_drop: float | None, speedup: float | None, size_mb: float | None, min_sqnr: float | None
     ) -> list[tuple[Callable[[Point], float], str]]:
-        """(how far a point misses it as a share, the limit in words) of each constraint."""
+        """(relative violation by a point, the limit in words) of each constraint."""
         limits: list[tuple[Callable[[Point], float], str]] = []
         if max_drop is not None:
             base = self.original.metric
@@ -149,7 +148,7 @@ class Front:
             replace_file(os.fspath(path), lambda file: file.write(text), durable=False)
 
     def drawn(self) -> list[dict[str, Any]]:
-        """What the page draws, a mark each: name, kind (original, front, trial or peer), figures and a hover's text."""
+        """The marks of the page's chart: name, kind (original, front, trial or peer), figures and hover text."""
         inside = {point.name for point in self.points}
         marks = []
         for point in (*self.history, *self.peers):

@@ -1,4 +1,4 @@
-"""The timing lane: one candidate at a time beside the original, while no other work of the search runs."""
+"""The timing lane: times one candidate at a time against the original, while no other work of the search runs."""
 
 from __future__ import annotations
 
@@ -22,27 +22,27 @@ from .building import Builder
 from .structure import branch_labels, names_of_nodes
 
 CLEAR = 0.01
-"""The standard error of a ratio, as a share, up to which it is clear: 95 % of such intervals are within 2 %, less than
-the steps of a front."""
+"""The relative standard error up to which a ratio is clear: its 95 % interval is within 2 %, less than the steps of a
+front."""
 SECONDS, TURNS, PATIENCE = 0.3, 3, 6.0
-"""Seconds of a first measurement, original and candidate each; how often it is made, twice as long each time, until it
-is clear: 4 s where nothing else runs; and the seconds after which none is begun: an interval that is wide then is told
-as wide. Choices."""
+"""Seconds of a first measurement, original and candidate each; the most measurements until clear, each twice as long: 4
+s on an idle machine; and the seconds after which no further one starts: a still wide interval is reported as it is.
+Choices."""
 LONG = 0.05
-"""Seconds of a run from which on one sample is timed on, not several: the fewest runs that tell a scatter take 1 s
+"""Seconds of a run above which timing uses one sample, not several: the fewest runs that estimate scatter take 1 s
 then. A choice."""
 PROFILED, MOST_PROFILED = 12, 100
-"""Runs of a profile, of which two thirds count: those of `graphopt.measure.profile_nodes`, and more of short models,
-whose operators take few of the microseconds in which profiles are written."""
+"""Runs of a profile, of which two thirds count: as in `graphopt.measure.profile_nodes`, and more for short models,
+whose operators take only a few of a profile's microsecond ticks."""
 CONVERSIONS = ("QuantizeLinear", "DequantizeLinear", "DynamicQuantizeLinear", "Cast")
-"""Operators that are no decision of their own, but belong to the layer that they are for."""
+"""Conversions, which are attributed to the layer that they serve."""
 STEERING = 8
-"""Elements of a constant up to which its values may be a shape, axes, pads or limits; weights have more."""
+"""The most elements of a constant that may hold a shape, axes, pads or limits; weights have more."""
 
 
 @dataclass(frozen=True, slots=True)
 class Measured:
-    """The time of a model as a share of the original's, the standard error of that share, the original's seconds a
+    """The time of a model as a share of the original's, the standard error of that share, the original's seconds per
     sample."""
 
     latency: float
@@ -51,14 +51,14 @@ class Measured:
 
 
 class Lane(Protocol):
-    """What measures time. Another one takes its place where a table of times is given, as in tests."""
+    """The interface of time measurement; tests substitute a table of times."""
 
     def latency(self, model: Model) -> Measured | None:
-        """The time of a model; None where no inputs are known to run it on."""
+        """The time of a model; None where no inputs for it are known."""
         ...
 
     def shares(self, model: Model, layers: Sequence[str]) -> dict[str, float]:
-        """The share of a model's time that each layer takes, with what it was fused with."""
+        """Each layer's share of a model's time, with the nodes fused into it."""
         ...
 
     def conversion(self) -> float:
@@ -66,24 +66,24 @@ class Lane(Protocol):
         ...
 
     def placed(self, builder: Builder, recipe: Recipe) -> Mapping[str, str]:
-        """The words that layers get where quantization places them itself, by times of this machine; {} where it does
-        not, or times are no machine's."""
+        """The words of layers as placed by quantization's own guards, by times of this machine; {} where quantization
+        fails, or times come from a table."""
         ...
 
 
 @dataclass(frozen=True, slots=True)
 class MachineLane:
-    """Measures on this machine, in the target's runtime. known: clear times by the form of models."""
+    """Measures on this machine, in the target's runtime. known: clear times by `form_of` the model."""
 
     bench: Workbench
     known: dict[str, Measured] = field(default_factory=dict)
 
     def latency(self, model: Model) -> Measured | None:
-        """Interleaved with the original, by this thread's own time, again until the interval is clear.
+        """Interleaved with the original, by this thread's CPU time, repeated until the interval is clear.
 
-        The ratio is that of lower quartiles: on two cores that 30 other processes wanted, it scattered by 0.6 % where
-        the median of ratios pair by pair did by 4 %. Models that differ in weights and scales alone, as those that are
-        made again with all care do, share one clear measurement.
+        The ratio is of lower quartiles: on two cores shared with 30 other processes, it scattered by 0.6 % where the
+        median of pairwise ratios scattered by 4 %. Models that differ in weights and scales alone, such as careful
+        rebuilds, share one clear measurement.
         """
         form = form_of(model)
         if form in self.known:
@@ -104,10 +104,10 @@ class MachineLane:
         return measured
 
     def shares(self, model: Model, layers: Sequence[str]) -> dict[str, float]:
-        """By onnxruntime's profile of the model as it runs it, without what entries of a profile take by themselves.
+        """From onnxruntime's profile of its optimized model, less the profile's own overhead per entry.
 
-        What onnxruntime adds to change a layout counts to the layer whose result is changed, what conversions take to
-        the layer that they are for.
+        The time of layout conversions by onnxruntime counts for the layer whose result is converted, the time of type
+        conversions for the layer that they serve.
         """
         feeds = self.bench.feeds()
         if not feeds:
@@ -133,16 +133,17 @@ class MachineLane:
         return sum(conversion_rates()) / 2
 
     def placed(self, builder: Builder, recipe: Recipe) -> Mapping[str, str]:
-        """By the stage's own guards."""
+        """The placement by the stage's own guards."""
         return builder.build(recipe).layers
 
 
 def without_entries(kernels: Sequence[KernelTime], alone: float) -> list[float]:
-    """The seconds of kernels without what entries of a profile take by themselves: together those of a run without a
-    profile, `alone`, as far as that goes.
+    """The seconds of kernels less the profile's overhead per entry, so that their sum approaches `alone`, the time of a
+    run without a profile.
 
-    What is too much is taken from nodes with branches first, which hold the entries of these; then from all alike, but
-    never more than the least has (rapidocr-cls: 1.8 µs, of 145 kernels that run 0.6 ms without a profile).
+    The excess is first taken from nodes with branches, whose time includes their branches' entries; then equally from
+    all kernels, at most the least kernel's time (rapidocr-cls: 1.8 µs each, of 145 kernels that run 0.6 ms without a
+    profile).
     """
     seconds = [kernel.seconds for kernel in kernels]
     excess, least = sum(seconds) - alone, min(seconds, default=0.0)
@@ -155,8 +156,7 @@ def without_entries(kernels: Sequence[KernelTime], alone: float) -> list[float]:
 
 
 def layer_near(nodes: Iterable[Node], wanted: AbstractSet[str], places: Mapping[Node, str]) -> set[str]:
-    """The names of nodes, as far as they are wanted; of a conversion those of what made its values, or of weights what
-    reads them."""
+    """The wanted names of nodes; a conversion takes those of its operand's producer, or, for weights, of its reader."""
     found: set[str] = set()
     for node in nodes:
         made = _past_conversions(node, lambda one: [v.producer for v in one.inputs[:1] if v is not None])
@@ -170,16 +170,16 @@ def layer_near(nodes: Iterable[Node], wanted: AbstractSet[str], places: Mapping[
 
 
 def _past_conversions(node: Node | None, following: Callable[[Node], Sequence[Node | None]]) -> Node | None:
-    """The first node that is no conversion, from one on along the first of those that follow it."""
+    """The first node that is no conversion, starting at `node` and stepping along `following`."""
     while node is not None and node.op in CONVERSIONS:
         node = next(iter(following(node)), None)
     return node
 
 
 def form_of(model: Model) -> str | None:
-    """A digest of what times depend on: operators, attributes, shapes and the flow of values, constants that may steer
-    it, and which scales are equal, since runtimes drop conversions between those; not weights. None for a model with
-    branches or loops."""
+    """A digest of all that times depend on: operators, attributes, shapes, the flow of values, small constants that may
+    control it, and which scales are equal, since runtimes drop conversions between equal ones; not weights. None for a
+    model with branches or loops."""
     digest = hashlib.sha256()
     names = {value: f"i{k} {value.type}" for k, value in enumerate(model.graph.inputs)}
     scales: dict[bytes, int] = {}

@@ -34,51 +34,48 @@ from .words import (
 )
 
 BATCH = 4
-"""Plans that are solved from the same tables, whatever the number of workers, so that the answer does not depend on
-it."""
+"""Plans solved from the same tables, whatever the number of workers, so that the result does not depend on it."""
 AS_FAST = 1.02
-"""The time of the model in half precision, as a share of that in float32, up to which single layers may have it, the
-width of a clear interval: a runtime without arithmetic of its own for it then casts weights once, when it loads them;
-elsewhere it casts around each layer."""
+"""The half-precision model's time, as a share of float32's, up to which single layers may be half precision; the margin
+is a clear interval's width. A runtime without half-precision arithmetic then casts weights once, at load time;
+otherwise it casts around each layer."""
 BORDERING = (STATIC, FLOAT16, "weights8")
-"""Words of models in which every other layer has them: those tell what borders cost."""
+"""Words given to every other layer of a model, whose time reveals the cost of borders."""
 NARROWED = (0.25, 0.5)
-"""Shares of all groups' channels in the models that show how time falls with widths."""
+"""Shares of all groups' channels removed in the models that measure time against width."""
 _STARTING = 0.45
-"""Share of the budget from which on no more models are narrowed alike: the rest is for recipes by layer. A choice."""
+"""Share of the budget after which no more uniform models are built: the rest is for recipes by layer. A choice."""
 _DEAR = 0.1
-"""Share of the budget that one candidate without some channels may take. A choice."""
+"""Largest share of the budget for building one pruned candidate. A choice."""
 _FEW = 4
-"""Samples by which layers are compared one by one: the order and the shares count, sums are corrected."""
+"""Samples for the errors of single layers: their order and shares matter, sums are corrected."""
 _FINISHING = 0.3
-"""Share of the budget in which points of the front are made again with all care, where trials were made quickly, or are
-trained."""
+"""Share of the budget for rebuilding the front's points carefully, where trials were quick, or for training them."""
 _BETTER = 3.0
-"""dB by which another way to take ranges must be better: half the noise. Scales a channel may cost time."""
+"""dB by which another calibration method must be better: half the noise. Scales per channel may cost time."""
 _FRUITLESS = 4
-"""Turns of a dozen programs each without a new plan after which a search ends. A choice."""
+"""Rounds of a dozen integer programs without a new plan that end a search. A choice."""
 _BUILDS = 40
-"""Candidates that a budget should suffice for: where it does not, they are rounded to the nearest until the end. A
-front of ten points needs a few times as many trials."""
+"""Careful candidates that a budget should afford; otherwise all are rounded to the nearest until the end. A front of
+ten points needs a few times as many trials."""
 _CAREFUL = 5.0
-"""How many times as long a careful candidate takes as a quick one (MobileNetV2, 16 samples: 8.7 s for 1.8 s)."""
+"""Build time of a careful candidate relative to a quick one (MobileNetV2, 16 samples: 8.7 s against 1.8 s)."""
 _EARLY = 0.05
-"""Share of the budget that the placed model may be predicted to take with all care before other trials. A choice."""
+"""Largest predicted share of the budget for building the placed model carefully, before other trials. A choice."""
 _AGAIN = 3.0
-"""How many times as long a point of the front takes with all care, at the end, as it took (Fashion MobileNet: 2.8 to
-4.2 times)."""
+"""Time of rebuilding a point of the front carefully, relative to its quick build (Fashion MobileNet: 2.8 to 4.2)."""
 _ALONE = 0.05
-"""Share of the budget that errors of single layers may take: some hundred times a build where layers are many."""
+"""Largest share of the budget for errors of single layers: some hundred builds' time for many layers."""
 _ONE, _RUNS = 0.2, 2.0
-"""The time of one layer's error, as a share of that of the build of a model in which all are alike, and in runs of the
-model a sample: guesses (rapidocr-rec: 0.6 s, of builds of 1.9 s; rapidocr-det: 0.55 s, of 0.7 s and runs of 0.06 s)."""
+"""The time of measuring one layer's error: as a share of a uniform model's build time, plus runs of the model per
+sample; guesses (rapidocr-rec: 0.6 s, of builds of 1.9 s; rapidocr-det: 0.55 s, of 0.7 s and runs of 0.06 s)."""
 
 
 @dataclass(slots=True)
 class Search:
-    """One search under way. uniform: what was measured of models in which all layers are alike. method: how ranges of
-    activations are taken. ranking: what tells which channels of a group go. is_quick: weights are rounded to
-    the nearest until the end.
+    """A search in progress. uniform: measurements of uniform models, in which all layers have one word. method: of
+    activation ranges. ranking: of a group's channels for removal. is_quick: weights are rounded to the nearest until
+    the end.
     conversion: seconds to convert an element between float and codes."""
 
     trials: Trials
@@ -93,11 +90,11 @@ class Search:
 
     @property
     def lane(self) -> Lane:
-        """What measures time."""
+        """The time measurement."""
         return self.trials.lane
 
     def run(self) -> Front:
-        """Measure what is alike, then plan after plan; what was measured before a kill is read, not measured again."""
+        """Measure uniform models, then plan after plan; measurements of a killed run are read, not repeated."""
         trials = self.trials
         trials.original()
         try:
@@ -129,14 +126,14 @@ class Search:
             self.progress(what, min(1.0, share))
 
     def _shared(self, recipe: dict[str, Any]) -> dict[str, Any]:
-        """The recipe with what all candidates of this search share: the calibration, and quick rounding."""
+        """The recipe with the entries shared by all candidates: calibration, ranking, and quick rounding."""
         method: dict[str, Any] = {} if self.method == CALIBRATIONS[0] else {METHODS: self.method}
         if "channels" in recipe:
             method[RANKING] = self.ranking
         return {**recipe, **method, **({ROUNDING: NEAREST} if self.is_quick else {})}
 
     def _alike(self) -> None:
-        """Models in which all layers are alike: the first trials, and what the tables are made of."""
+        """Measure uniform models: the first trials, and the basis of the cost tables."""
         self._one({}, FLOAT32)
         self.is_quick = self.budget.seconds is not None
         for word in self.space:
@@ -149,15 +146,15 @@ class Search:
                 self._placed()
 
     def _has_care(self) -> bool:
-        """Whether points of the front are worth making again with all care: not those of models that take long, of
-        which one is all that is left of a budget (rapidocr-rec: 73 s, 2.7 s to the nearest)."""
+        """Whether rebuilding the front's points carefully pays: not for slow models, where one such build takes the
+        rest of the budget (rapidocr-rec: 73 s, 2.7 s to the nearest)."""
         made = [p.seconds for p in self.trials.history if p.recipe.get("layers") and "channels" not in p.recipe]
         return min(made, default=0.0) <= (self.budget.seconds or math.inf) / 100
 
     def _choose_effort(self) -> None:
-        """Careful candidates where a budget suffices for enough of them; the first in a time are quick, to learn that:
-        the slowest of them tells, such as one with channels removed. A number of trials is no matter of time. Where the
-        model in which all layers are static is no better with care, only the points of the front are made again."""
+        """Build candidates carefully where the budget affords enough of them, judged by the slowest of the first, quick
+        ones, such as a pruned one. A budget in trials is always careful. Where care does not improve the all-static
+        model, only the front's points are rebuilt carefully."""
         seconds = self.budget.seconds
         quick = [point.seconds for point in self.trials.history if ROUNDING in point.recipe and not point.why]
         if seconds is not None and quick and max(quick) * _CAREFUL * _BUILDS <= seconds:
@@ -167,13 +164,13 @@ class Search:
             self.is_quick = max((p.sqnr_db for p in self._all_static()), default=nearest) <= nearest
 
     def _all_static(self) -> list[Point]:
-        """The trials in which all layers are static, with all their channels and ranges taken as in the rest."""
+        """The trials with all layers static, no channels removed, and this search's calibration method."""
         tried = [point for point in self.trials.history if not point.why and "channels" not in point.recipe]
         same = [point for point in tried if point.recipe.get(METHODS, CALIBRATIONS[0]) == self.method]
         return [p for p in same if {*p.recipe.get("layers", {}).values()} == {STATIC}]
 
     def _choose_method(self) -> None:
-        """The ways to take ranges, on the model in which all layers are static; the best serves all that follow."""
+        """Try the methods for activation ranges on the all-static model; the best serves all later candidates."""
         best = self.trials.last
         for method in CALIBRATIONS[1:]:
             self._one({**self._shared({}), METHODS: method}, STATIC)
@@ -182,9 +179,9 @@ class Search:
                 best, self.method = last, method
 
     def _placed(self) -> None:
-        """Layers where quantization itself places them: what a call without a search makes is never better. With all
-        care where that takes little of the budget: codes to the nearest send other layers back to float, such as
-        MiniLM's embedding, and at the end time may be short."""
+        """Try quantization's own placement of layers, so that the search never does worse than a call without it. Built
+        carefully where that takes little of the budget: rounding to the nearest sends other layers back to float, such
+        as MiniLM's embedding, and at the end time may be short."""
         trials, bench = self.trials, self.trials.bench
         if self._is_over(_STARTING):
             return
@@ -206,7 +203,7 @@ class Search:
                 list(trials.run([{**recipe, "layers": record["layers"]}]))
 
     def _narrowed(self, structure: Structure) -> None:
-        """Models in which all groups are narrowed, as floats and on integers."""
+        """Measure models with all groups narrowed, in float and on integers."""
         done: list[dict[str, int]] = [{group.name: group.size for group in structure.groups}]
         for share in NARROWED:
             widths = structure.widths(share)
@@ -220,7 +217,7 @@ class Search:
                         self._choose_ranking(widths)
 
     def _choose_ranking(self, widths: dict[str, int]) -> None:
-        """The ways to tell which channels go, on the first model that is narrowed; the better serves all the rest."""
+        """Try the other ranking of channels on the first narrowed model; the better one serves all later candidates."""
         first = self.trials.last
         if first.why or first.seconds > _EARLY / 2 * (self.budget.seconds or math.inf):
             return
@@ -230,7 +227,7 @@ class Search:
             self.ranking = RANKINGS[1]
 
     def _affordable(self, structure: Structure) -> Structure:
-        """The structure; without its groups where the budget does not suffice for candidates that lose channels."""
+        """The structure; without groups where the budget does not afford pruned candidates."""
         seconds = self.budget.seconds
         narrowed = [point.seconds for point in self.trials.history if "channels" in point.recipe]
         has_choice = any(len(group.widths) > 1 for group in structure.groups)
@@ -240,7 +237,7 @@ class Search:
         return structure.without_groups()
 
     def _one(self, recipe: dict[str, Any], word: str) -> None:
-        """A trial in which all layers have a word."""
+        """Run a trial with one word for all layers."""
         if self._is_over():
             return
         self._tell(f"{word}, everywhere")
@@ -263,8 +260,8 @@ class Search:
         self._note(record)
 
     def _errors(self, recipe: dict[str, Any], word: str, layers: Mapping[str, str], seconds: float) -> dict[str, float]:
-        """The errors of single layers, on few samples, once for all words: what a word does to all layers alike, the
-        model in which all have it shows. {} where that takes too much of the budget; `seconds` built that model."""
+        """The errors of single layers, on few samples, once for all words: each word's uniform model shows its common
+        factor. {} where that takes too much of the budget; `seconds`: build time of the uniform model."""
         trials, bench = self.trials, self.trials.bench
         if any(one.errors for one in self.uniform):
             return {}
@@ -275,7 +272,7 @@ class Search:
         return dict(trials.builder.on(trials.samples[:_FEW], full).build(full).errors)
 
     def _note(self, record: dict[str, Any]) -> None:
-        """Keep what a model in which all is alike shows, once for each word."""
+        """Keep the measurements of a uniform model, once for each word."""
         point, word = self.trials.last, record["word"]
         channels = point.recipe.get("channels", {})
         if point.latency is None or point.why:
@@ -292,7 +289,7 @@ class Search:
         return self.lane.shares(model, list(dict.fromkeys([*known.values(), *origins])))
 
     def _structure(self) -> Structure | None:
-        """The structure of the optimised model; None where there is nothing to decide."""
+        """The structure of the optimized model; None where there is nothing to decide."""
         trials, bench = self.trials, self.trials.bench
         record = trials.replay("structure")
         if record is None:
@@ -337,7 +334,7 @@ class Search:
                 trials.notes.append("ended before the budget: no new recipe is predicted to be on the front")
                 break
             turn += TRIES * BATCH
-            tried += plans  # also where a layer cannot have what was asked for
+            tried += plans  # also where a layer cannot have its word
             self._tell(f"trial {len(trials.history)}")
             for point in trials.run([self._shared(tables.recipe(plan)) for plan in plans]):
                 self._tell(f"trial {len(trials.history)}")
@@ -346,15 +343,15 @@ class Search:
                     break
 
     def _finish(self) -> None:
-        """Make the points of the front again with all care where they were quick, and train them where that was asked
-        for; then confirm the front by samples that were held out."""
+        """Rebuild the front's points carefully where they were quick, and train them where requested; then confirm the
+        front on held-out samples."""
         better: list[Callable[[dict[str, Any]], dict[str, Any]]] = []
         if self.is_quick and self._has_care():
             better.append(_with_care)
         if RECOVERY in self.space:
             better.append(lambda recipe: {**recipe, RECOVERY: "distil"})
         for change in better:
-            for point in sorted(self.trials.front().points[1:], key=lambda p: "channels" in p.recipe):  # the dear last
+            for point in sorted(self.trials.front().points[1:], key=lambda p: "channels" in p.recipe):  # slow ones last
                 changed = change(dict(point.recipe))
                 left = (self.budget.seconds or math.inf) - self.trials.seconds
                 is_long = RECOVERY not in changed and _AGAIN * point.seconds > left

@@ -1,4 +1,4 @@
-"""A plan as a recipe: which layers compute how, which channels go, in plain data and in words."""
+"""Plans and recipes: the precision of each layer and the width of each group, in plain data and in words."""
 
 from __future__ import annotations
 
@@ -11,15 +11,15 @@ from ..compress.choices import FLOAT32
 from .words import METHODS, RECOVERY, ROUNDING
 
 Plan = tuple[int, ...]
-"""The number of the choice that is taken of each decision."""
+"""The index of the selected choice of each decision."""
 
 
 @dataclass(frozen=True, slots=True)
 class Decision:
-    """One decision, with its choices, the first of which leaves the model as it is.
+    """One decision, with its choices, the first of which leaves the model unchanged.
 
-    parts: the names of the layers that it is for, or of the layer that makes the channels. is_width: it is how many
-    channels stay, else how layers compute.
+    parts: the names of the layers decided, or of the layer that produces the channels. is_width: a width is decided,
+    else a precision.
     """
 
     name: str
@@ -29,8 +29,8 @@ class Decision:
 
 
 def recipe_of(decisions: Sequence[Decision], plan: Plan) -> dict[str, Any]:
-    """The recipe of a plan: `layers`, the word of each layer by its name; `channels`, how many stay of those of a
-    layer, by its name, where any goes."""
+    """The recipe of a plan: `layers`, the word of each layer by its name; `channels`, the number kept by layer name,
+    where any is removed."""
     recipe: dict[str, Any] = {}
     is_narrowed = any(chosen for decision, chosen in zip(decisions, plan) if decision.is_width)
     for decision, chosen in zip(decisions, plan):
@@ -45,7 +45,7 @@ def recipe_of(decisions: Sequence[Decision], plan: Plan) -> dict[str, Any]:
 
 
 def plan_of(decisions: Sequence[Decision], recipe: Mapping[str, Any]) -> Plan | None:
-    """The plan of a recipe; None where it holds what no choice of the decisions is."""
+    """The plan of a recipe; None where the recipe has an entry that no decision offers."""
     plan = []
     for decision in decisions:
         held = recipe.get("channels" if decision.is_width else "layers", {})
@@ -57,7 +57,7 @@ def plan_of(decisions: Sequence[Decision], recipe: Mapping[str, Any]) -> Plan | 
 
 
 def alternating(decisions: Sequence[Decision], word: str) -> Plan:
-    """The plan in which every other layer that can be is of a word: with most borders between both."""
+    """The plan that gives a word to every other layer that can have it: the most borders."""
     plan, turn = [], False
     for decision in decisions:
         turn ^= word in decision.choices
@@ -66,7 +66,7 @@ def alternating(decisions: Sequence[Decision], word: str) -> Plan:
 
 
 def describe(recipe: Mapping[str, Any]) -> str:
-    """A recipe in a line: how many layers compute how, how many channels stay, the rest by its words."""
+    """A recipe in one line: the layers per word, the channels kept, other entries by their words."""
     counts = Counter(word for word in recipe.get("layers", {}).values() if word != FLOAT32)
     parts = [f"{count} × {word}" for word, count in sorted(counts.items(), key=lambda item: (-item[1], item[0]))]
     if recipe.get("channels"):

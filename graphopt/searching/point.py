@@ -9,20 +9,20 @@ from itertools import pairwise
 from typing import Any
 
 Recipe = Mapping[str, Any]
-"""What makes a point, as plain data: see `graphopt.searching.plan`."""
+"""The recipe of a point, as plain data: see `graphopt.searching.plan`."""
 ORIGINAL = "original"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Point:
-    """A recipe and what was measured of its model.
+    """A recipe and the measurements of its model.
 
     name: "original", or "trial" and its number. recipe: empty for the original. latency: the time of one run as a share
     of the original's, in one thread of onnxruntime; error: the standard error of that, as a share of it; None where no
-    run was timed. sqnr_db: beside the original, on samples that judged; infinite where results are equal. low_db: the
-    ratio that nine of ten of them keep. metric: the caller's, higher is better; metric_error: its standard error where
-    it is a share of known many rows. held_db: SQNR on samples that the search never saw; None where none were kept
-    apart, or before the end. size: bytes of the file. path: of the file, "" where it is gone because another point is
+    run was timed. sqnr_db: to the original, on the judging samples; infinite where results are equal. low_db: the SQNR
+    that nine of ten of them reach. metric: the caller's, higher is better; metric_error: its standard error where it is
+    a share of a known number of rows. held_db: SQNR on samples that the search never saw; None where none were held
+    out, or before the end. size: bytes of the file. path: of the file, "" where it is gone because another point is
     better in everything. predicted: latency, noise and size by the tables before the model was built. why: words for a
     recipe that could not be built, "" for one that was.
     """
@@ -44,7 +44,7 @@ class Point:
 
     @property
     def is_original(self) -> bool:
-        """The model as it came."""
+        """Whether this is the given model."""
         return self.name == ORIGINAL
 
     @property
@@ -93,10 +93,10 @@ def dominates(one: Sequence[float], other: Sequence[float]) -> bool:
 
 
 def front_of(points: Sequence[Point], objectives: Sequence[str]) -> tuple[Point, ...]:
-    """The points that no other dominates, the original first, then from the fastest on; of equal ones the first.
+    """The points that no other dominates, the original first, then from the fastest on; of equal points the first.
 
-    The original is always one of them: it is what a reader compares with. A model whose results hold more noise than
-    signal (below 0 dB) is none, unless a metric says what it is worth.
+    The original is always included, for comparison. A model whose results hold more noise than signal (below 0 dB) is
+    excluded, unless a metric judges it.
     """
     kept: list[Point] = []
     fit = [p for p in points if not p.why and (p.metric is not None or p.sqnr_db >= 0.0)]

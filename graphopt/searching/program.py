@@ -1,7 +1,7 @@
 """The integer program of a search: one choice a decision, least cost within limits, solved by HiGHS.
 
-Costs that depend on several decisions are linear over the combinations of their choices, each combination a variable
-whose sums are tied to the choices (the local polytope of Wainwright and Jordan 2008): with whole choices it is exact.
+Costs that depend on several decisions are linear in variables for the combinations of their choices, whose sums are
+tied to the choices (the local polytope of Wainwright and Jordan 2008): exact for integral choices.
 """
 
 from __future__ import annotations
@@ -17,13 +17,13 @@ import numpy as np
 from ..ir import Array
 
 _NODES = 200
-"""Nodes of the search tree after which HiGHS gives its best plan so far: a bound, not in seconds, so that a busy
-machine gives the same plan."""
+"""Nodes of the search tree after which HiGHS returns its best plan so far: a bound not in seconds, so that a busy
+machine returns the same plan."""
 _GAP = 1e-4
-"""The share of the cost by which a plan may exceed the bound, where the caller says nothing."""
+"""The default relative gap between a plan's cost and the lower bound."""
 
 Terms = Sequence[tuple[tuple[int, ...], Array]]
-"""Costs: the decisions that each depends on, with an axis of the array for each."""
+"""Costs: each a tuple of decisions, and an array with an axis for each of these."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,7 +35,7 @@ class Limit:
 
 
 class _Columns:
-    """The variables: a choice of each decision, and a combination of choices for each set of decisions with a cost."""
+    """The variables: one per choice of each decision, and one per combination of choices for each joint cost."""
 
     def __init__(self, sizes: Sequence[int], sets: Sequence[tuple[int, ...]]) -> None:
         self.sizes = sizes
@@ -61,10 +61,10 @@ def solve(
     sizes: Sequence[int], goal: Terms, limits: Sequence[Limit], banned: Sequence[tuple[int, ...]] = (), apart: int = 1,
     *, gap: float = _GAP,
 ) -> tuple[int, ...] | None:  # fmt: skip
-    """The choice of each decision with the least cost; None where no plan keeps to the limits.
+    """The choice of each decision with the least cost; None where no plan meets the limits.
 
-    sizes: the number of choices of each decision. banned: plans that it must differ from in `apart` decisions at least.
-    gap: the share of the cost by which it may exceed the bound.
+    sizes: the number of choices of each decision. banned: plans from which the result differs in at least `apart`
+    decisions. gap: relative gap between the cost and the lower bound.
     """
     from scipy.optimize import Bounds, milp
 
@@ -72,7 +72,7 @@ def solve(
     columns = _Columns(sizes, [over for over, _ in terms])
     goal_row = columns.costs(goal)
     scale = float(np.abs(goal_row).max()) or 1.0
-    tie = np.zeros(columns.count)  # of equal plans the one that changes least
+    tie = np.zeros(columns.count)  # among equal plans prefers the one with fewest changes
     for start, size in zip(columns.starts, sizes):
         tie[start : start + size] = 1e-7 * np.arange(size)  # a thousandth of the gap
     whole = np.zeros(columns.count)
@@ -89,7 +89,7 @@ def solve(
 
 
 def _ties(columns: _Columns) -> list[Any]:
-    """One choice a decision; and combinations sum to the choices that they hold."""
+    """The constraints: one choice per decision; combinations sum to the choices that they contain."""
     from scipy.optimize import LinearConstraint
     from scipy.sparse import coo_array
 

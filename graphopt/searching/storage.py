@@ -1,4 +1,4 @@
-"""What a search leaves in its folder: a line a trial, so that it resumes where it was killed; and the models."""
+"""The folder of a search: a line per trial, so that a killed search resumes; and the models."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ HISTORY = "history.jsonl"
 class Store:
     """A folder with `history.jsonl`, `front.json`, `front.html` and the models of the front.
 
-    header: what the trials depend on: of another header's they tell nothing. records: the lines after it, as they were
-    read and written. keep_alive: holds a temporary folder, where no other was given.
+    header: all that the trials depend on: trials of another header are not comparable. records: the lines after it, in
+    order. keep_alive: holds a temporary folder, where no other was given.
     """
 
     folder: Path
@@ -31,7 +31,7 @@ class Store:
 
     @classmethod
     def open(cls, out: str | os.PathLike[str] | None, header: Mapping[str, Any]) -> Store:
-        """A store in a folder, which is made, with the lines of an earlier run. OutputError; OptionError where the
+        """A store in a folder, created if missing, with the lines of an earlier run. OutputError; OptionError where the
         folder holds another search."""
         if out is None:
             temporary = tempfile.TemporaryDirectory(prefix="graphopt-search-")
@@ -69,14 +69,14 @@ class Store:
         return [record for record in self.records if record.get("kind") == kind]
 
     def write_model(self, name: str, data: bytes) -> str:
-        """Write a model, whole or not at all; its path. OutputError."""
+        """Write a model atomically; returns its path. OutputError."""
         path = self.folder / f"{name}.onnx"
         with reported(str(path)):
             replace_file(os.fspath(path), lambda file: file.write(data), durable=False)
         return str(path)
 
     def _append(self, record: dict[str, Any]) -> None:
-        """One line in one write: a run that is killed leaves at most a part of the last, which no later run reads."""
+        """One line in one write: a killed run leaves at most a partial last line, which later runs skip."""
         line = json.dumps(record, separators=(",", ":"))
         with reported(str(self.path)), open(self.path, "a+b") as file:
             ends = file.seek(0, os.SEEK_END)
@@ -89,7 +89,7 @@ class Store:
 
 
 def _lines(path: Path) -> list[dict[str, Any]]:
-    """The records of a file; what a kill cut short is left out."""
+    """The records of a file, without a truncated last line."""
     if not path.is_file():
         return []
     with reported(str(path)):

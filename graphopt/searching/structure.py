@@ -1,4 +1,4 @@
-"""What of a model is decided together: layers, the channels between them, and what a conversion between two costs."""
+"""The structure of decisions in a model: layers, ties between them, channel groups, and edges with their elements."""
 
 from __future__ import annotations
 
@@ -25,21 +25,22 @@ from ..passes.prune.select.allocation import check_prunable, names_of
 from ..passes.prune.select.selection import positions_per_class, rounded_width
 
 SHARES = (0.125, 0.25, 0.375, 0.5, 0.625, 0.75)
-"""Shares of a group's channels that may go: eighths, since widths are rounded to a tile; above three quarters a layer
-is not what it was. A choice."""
+"""Shares of a group's channels that may be removed: eighths, since widths are rounded to a tile; beyond three quarters
+a layer loses its function. A choice."""
 TILES = {True: 16, False: 8}
 """Channels of a block in onnxruntime's layout of convolutions, with AVX-512 and without (MlasNchwcGetBlockSize)."""
 _SAMPLES, _FEW = 16, 4
-"""Samples by which channels are scored, and with little time: only the order and the sum of a group's scores count."""
+"""Samples for scoring channels, with ample and with little time: only order and sum of a group's scores matter."""
 ADAPTED = 0.3
-"""The share of an error that is left when the layers behind have adapted, where it was not measured: a guess that
-every narrowed model corrects."""
+"""The share of an error left after the next layers have adapted, where unmeasured: a guess that every narrowed model
+corrects."""
 
 
 @dataclass(frozen=True, slots=True)
 class Group:
-    """Channels that go together. name: of a layer that makes them, by which recipes call them. size: channels. widths:
-    how many may stay, all of them first. losses: the predicted noise of each, as a share of the results' power.
+    """Channels that are removed together. name: of a layer that produces them, the key in recipes. size: channels.
+    widths: the numbers of channels to keep, all of them first. losses: the predicted noise of each width, as a share of
+    the results' power.
     """
 
     name: str
@@ -51,8 +52,8 @@ class Group:
 @dataclass(frozen=True, slots=True)
 class Layer:
     """A layer with weights. parameters: elements of its constants. reads, writes: the numbers of the groups of its
-    input's and its output's channels, −1 for none. tied: the number of the first layer that must compute alike.
-    followers: the names of nodes without weights behind it, as far as the next layers, whose time depends on the same
+    input's and its output's channels, −1 for none. tied: the index of the first layer that must have the same
+    precision. followers: the names of weightless nodes after it, up to the next layers, whose time depends on the same
     decisions.
     """
 
@@ -66,7 +67,7 @@ class Layer:
 
 @dataclass(frozen=True, slots=True)
 class Structure:
-    """The layers of a model in their order, its groups, and (writer, reader, elements) of what layers hand on."""
+    """The layers of a model in order, its groups, and its edges (writer, reader, elements)."""
 
     layers: tuple[Layer, ...]
     groups: tuple[Group, ...]
@@ -84,12 +85,12 @@ class Structure:
         return cls(tuple(layers), tuple(groups), tuple((a, b, n) for a, b, n in data["edges"]))
 
     def without_groups(self) -> Structure:
-        """The structure in which all channels stay."""
+        """The structure with all channels fixed."""
         layers = (replace(layer, reads=-1, writes=-1) for layer in self.layers)
         return Structure(tuple(layers), (), self.edges)
 
     def widths(self, share: float) -> dict[str, int]:
-        """The widths of all groups when about so many of their channels go."""
+        """The widths of all groups when about this share of their channels is removed."""
         wanted = {g.name: g.size * (1 - share) for g in self.groups}
         return {g.name: min(g.widths, key=lambda w: abs(w - wanted[g.name])) for g in self.groups}
 
@@ -97,8 +98,8 @@ class Structure:
 def structure_of(
     model: Model, feeds: Sequence[Feeds], seed: int, *, channels: bool = True, quick: bool = False
 ) -> Structure:
-    """The structure of a model that the exact passes have been through. channels: whether any may go. quick: they are
-    scored on fewer samples, and without the inverse of a layer's second moments."""
+    """The structure of the exact passes' result. channels: whether any may be removed. quick: channels are scored on
+    fewer samples, and without the inverse of a layer's second moments."""
     copy = clone_model(model)
     unshare(copy)
     facts = find_channels(copy)
@@ -132,17 +133,17 @@ def _prunable(facts: ChannelFacts) -> list[ChannelGroup]:
 
 
 def _in_branches(group: ChannelGroup, facts: ChannelFacts, model: Model) -> bool:
-    """Whether a layer of a branch reads or makes channels of a group: samples may not take the branch, and names of its
-    layers may be those of others."""
+    """Whether a layer in a branch reads or produces channels of a group: samples may not take the branch, and names of
+    its layers may not be unique."""
     nested = [layer for layer in facts.layers if layer.node.graph is not model.graph]
     ends = [classes for layer in nested for classes in (layer.inputs, layer.outputs) if classes is not None]
     return any(np.isin(classes, group.classes).any() for classes in ends)
 
 
 def _scores(model: Model, facts: ChannelFacts, feeds: Sequence[Feeds], seed: int, quick: bool) -> tuple[Array, Array]:
-    """f64[classes] twice: the noise of the results when each class goes, to first order; and the score by which classes
-    are ranked in their group, the error that is left when the layers that read them have adapted. The noise is lowered
-    by what adapting leaves of the error in these layers; `quick`, by a share that measurements correct."""
+    """f64[classes] twice: the noise of the results when each class is removed, to first order; and the score by which
+    classes are ranked in their group, the error left after the layers that read them have adapted. The noise is scaled
+    by the share of these layers' error that adapting leaves; `quick`: by `ADAPTED`, which measurements correct."""
     feeds = feeds[:_FEW] if quick else feeds
     removed = measured_scores(model, facts, "reconstruction", feeds, seed)
     adapted = ADAPTED * removed if quick else measured_scores(model, facts, "hessian", feeds, seed)
@@ -181,12 +182,12 @@ def _parameters(node: Node) -> int:
 def _joined(
     model: Model, number: Mapping[Node, int], names: Mapping[Node, str], feed: Feeds
 ) -> tuple[list[int], list[tuple[int, int, int]], list[list[str]]]:
-    """For each layer the first that must compute alike; what layers hand on to each other, with its elements; and for
-    each layer the nodes behind it that are none, of which it is the last layer before them.
+    """For each layer the first layer tied to it; the edges between layers, with their elements; and each layer's
+    followers, the weightless nodes of which it is the last layer before.
 
-    Layers behind which a Concat follows may share its scale, and run it on integers together or not at all. Nothing
-    else of the quantizer joins layers: Add and Mul read each operand at a scale of its own, and MaxPool and its kin
-    hand on the codes of the one layer that made them.
+    Layers whose results meet in a Concat may share its scale, and are quantized together or not at all. Nothing else in
+    the quantizer ties layers: Add and Mul read each operand at its own scale, and MaxPool and similar operators pass on
+    the codes of one layer.
     """
     sources: dict[Value, frozenset[int]] = {}
     tied = list(range(len(number)))
@@ -215,13 +216,13 @@ def _joined(
 
 
 def _declared(value: Value) -> list[int]:
-    """The sizes that are known of a value in a branch, which cannot be read from outside."""
+    """The declared sizes of a value in a branch, which cannot be observed from outside."""
     shape = value.type.shape if isinstance(value.type, TensorType) else None
     return [size for size in shape or () if isinstance(size, int)]
 
 
 def branch_labels(model: Model) -> dict[Node, str]:
-    """What stands before the names of nodes in branches of the root graph's If, in recipes."""
+    """The prefix of recipe names for nodes in branches of the root graph's Ifs."""
     labels = {}
     for node in model.graph:
         for slot in ("then_branch", "else_branch") if node.op == "If" else ():
@@ -232,7 +233,7 @@ def branch_labels(model: Model) -> dict[Node, str]:
 
 
 def names_in(model: Model) -> dict[Node, str]:
-    """The names by which recipes call the nodes of the root graph, and of branches in it."""
+    """The recipe names of nodes in the root graph and in branches of its Ifs."""
     names, labels = layer_names(model.graph), branch_labels(model)
     for label in dict.fromkeys(labels.values()):
         inside = layer_names(node for node, own in labels.items() if own == label)
@@ -241,7 +242,7 @@ def names_in(model: Model) -> dict[Node, str]:
 
 
 def names_of_nodes(nodes: Iterable[Node], labels: Mapping[Node, str] = MappingProxyType({})) -> set[str]:
-    """Every name by which a recipe may call one of the nodes. labels: of those in branches."""
+    """Every name by which a recipe may refer to one of the nodes. labels: prefixes of nodes in branches."""
     return {
         labels.get(node, "") + name
         for node in nodes

@@ -1,4 +1,4 @@
-"""The plans to try next: those by which the predicted front gains most."""
+"""The plans to try next: those that widen the predicted front most."""
 
 from __future__ import annotations
 
@@ -11,24 +11,24 @@ from .point import Point, hypervolume
 from .tables import Tables
 
 WORST, BEST = 10.0, 60.0
-"""SQNR in dB from which on a result counts: noise of a tenth of the signal; and from which on more is worth nothing. A
-metric says more, see `Scale.of`."""
+"""SQNR in dB of the worst acceptable result, with noise at a tenth of the signal, and of the best useful one. A metric
+refines both, see `Scale.of`."""
 LOSS = 0.1
-"""The share of a metric that a point may have lost whose SQNR is still of interest. A choice."""
+"""The largest relative loss of a metric at which a point's SQNR still counts as acceptable. A choice."""
 APART = 5.0
-"""dB that the ends of a scale are apart at least."""
+"""The least distance of a scale's ends, in dB."""
 SLACK = 1.05
-"""The latency and the size, as shares of the original's, up to which a point gains."""
+"""The latency and size, as shares of the original's, up to which a point can widen the front."""
 TRIES = 3
-"""Programs that are solved for each plan that is taken. Each costs about a second, less than the build of a model."""
+"""Integer programs solved per selected plan. Each costs about a second, less than the build of a model."""
 DOUBTS = (0.0, 3.0, 6.0)
-"""dB by which plans may turn out better than predicted, the least by which one widens the front: errors do not add up
-exactly, and a search that trusted them ended after 25 of silero's trials where 116 found a third more."""
+"""dB of assumed underprediction, tried in order until a plan widens the front: errors do not add up exactly, and a
+search that trusted predictions ended after 25 of silero's trials, where 116 found a third more."""
 
 
 @dataclass(frozen=True, slots=True)
 class Scale:
-    """What counts: SQNR between two ends, and size beside the original's."""
+    """The scale of objectives: SQNR between two ends, and the original's size."""
 
     low: float
     high: float
@@ -36,7 +36,7 @@ class Scale:
 
     @classmethod
     def of(cls, history: Sequence[Point]) -> Scale:
-        """The scale of a search: with a metric from where it is nearly lost to where nothing is."""
+        """The scale of a search; with a metric, SQNR ranges from nearly all of the metric lost to nothing lost."""
         original, low, high = history[0], WORST, BEST
         scored = [p for p in history[1:] if not p.why and p.metric is not None and math.isfinite(p.sqnr_db)]
         if original.metric is not None and scored:
@@ -48,7 +48,7 @@ class Scale:
         return cls(low, min(high, BEST), float(original.size or 1))
 
     def values(self, latency: float | None, decibels: float, size: float) -> tuple[float, float, float]:
-        """Latency, lost quality and size as shares of what counts, to minimise."""
+        """Latency, lost quality and size relative to the scale, to minimize."""
         left = (min(decibels, self.high) - self.low) / (self.high - self.low)
         return (math.inf if latency is None else latency), 1.0 - left, size / self.size
 
@@ -56,20 +56,19 @@ class Scale:
 def next_plans(
     tables: Tables, tried: Sequence[Plan], history: Sequence[Point], objectives: Sequence[str], count: int, turn: int
 ) -> list[Plan]:
-    """At most `count` plans that were not tried; none where no new one is predicted to widen the front of `history`,
-    nor would if it turned out better by `DOUBTS`. turn: how many were asked for before.
+    """At most `count` untried plans; none where no new plan is predicted to widen the front of `history`, even if
+    better by `DOUBTS`. turn: the number of programs solved in earlier calls.
 
-    Candidates are solved for: the least latency and size, in changing shares, at a noise, and the least noise at a
-    latency; at places that fill the ranges evenly. Those are taken by which the volume that the front dominates gains
-    most. A model that is slower than the original is not tried where time is an objective: those in which all layers
-    are stored are there already.
+    Candidates minimize latency and size, in varying weights, at a noise, or noise at a latency, at points that fill the
+    ranges evenly. Selected are those that most increase the volume dominated by the front. Models slower than the
+    original are not tried where time is an objective: the uniform models with stored weights already are.
     """
     scale = Scale.of(history)
     axes = [name for name in ("latency", "quality", "size") if name in objectives]
     places = range(turn, turn + TRIES * count)
     solved = dict.fromkeys(plan for place in places if (plan := _solved(tables, scale, axes, place)) is not None)
     new = [plan for plan in solved if plan not in tried]
-    if not new:  # the best are known: others that are near them
+    if not new:  # the optima are known: try plans near them
         others = (_solved(tables, scale, axes, place, tried) for place in places[:TRIES])
         new = [plan for plan in dict.fromkeys(others) if plan is not None]
     known = [scale.values(p.latency, p.sqnr_db, p.size) for p in history if not p.why]
@@ -79,7 +78,7 @@ def next_plans(
 
 
 def _solved(tables: Tables, scale: Scale, axes: Sequence[str], place: int, banned: Sequence[Plan] = ()) -> Plan | None:
-    """The plan of one place: of every three the third is the least noise at a latency, or at a size."""
+    """The plan of one sample point: every third minimizes noise at a latency, or at a size."""
     whole = tables.predict(tables.start)
     decibels = scale.low + (scale.high - scale.low) * halton(place + 1, 2)
     noise = 10.0 ** (-decibels / 10.0)
@@ -106,7 +105,7 @@ def _values(scale: Scale, predicted: Mapping[str, float], doubt: float) -> tuple
 def _widest(
     known: Sequence[tuple[float, ...]], found: Mapping[Plan, tuple[float, ...]], axes: Sequence[str], count: int
 ) -> list[Plan]:
-    """The plans that widen the front most, one after the other; none that does not."""
+    """The plans that widen the front most, selected greedily; none that does not widen it."""
     kept = [at for at, name in enumerate(("latency", "quality", "size")) if name in axes]
     reference = [(SLACK, 1.0, SLACK)[at] for at in kept]
     front = [[values[at] for at in kept] for values in known]
@@ -123,7 +122,7 @@ def _widest(
 
 
 def halton(number: int, base: int) -> float:
-    """The sequence of Halton: in base 2 1/2, 1/4, 3/4, 1/8, 5/8, … from number 1 on."""
+    """Halton's sequence: in base 2, from number 1 on, 1/2, 1/4, 3/4, 1/8, 5/8, …"""
     value, part = 0.0, 1.0 / base
     while number:
         value += part * (number % base)

@@ -1,4 +1,4 @@
-"""Tables of predicted cost by decision: a sum of factors, corrected by what built models measure."""
+"""Tables of predicted cost by decision: a sum of factors, corrected by measurements of built models."""
 
 from __future__ import annotations
 
@@ -14,19 +14,20 @@ from .plan import Decision, Plan, plan_of, recipe_of
 from .program import Limit, solve
 
 _STEPS, _STRIDE = 12, 1.0
-"""Steps of the iteration that corrects a table, and how far a logarithm may move in one: it converges in a few."""
+"""Gauss-Newton steps that correct a table, and the largest change of a logarithm per step: few steps converge."""
 _GAPS = {"noise": 0.05, "": 0.005}
-"""Shares by which a plan may exceed the bound of what it minimises, below what tables know: noise to 0.2 dB. With a
+"""Relative gaps of the integer programs by minimized quantity, below the tables' accuracy: noise to 0.2 dB. With a
 ten-thousandth the programs of rapidocr-cls (71 decisions) took up to 28 s each, now up to 2.5 s."""
 _LEAST = 1e-12
-"""What a total that is nothing counts as, so that it has a logarithm: far below any share of a time or a signal."""
+"""The least total, so that it has a logarithm: far below any share of a time or a signal."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Factor:
-    """A cost that depends on some decisions together. over: their numbers; costs: float64, an axis for each.
+    """A joint cost of some decisions. over: their indices; costs: float64, an axis for each.
 
-    kinds: the names of the choices of the first decision; costs of one kind err alike, and are corrected together.
+    kinds: a kind for each choice of the first decision; costs of one kind have a common error, and are corrected
+    together.
     """
 
     over: tuple[int, ...]
@@ -40,15 +41,15 @@ class Factor:
 
 @dataclass(slots=True)
 class CostTable:
-    """A sum of factors, and what of it measurements corrected.
+    """A sum of factors, with corrections by measurements.
 
-    base: the part that no decision changes. noise: the relative standard error of a measurement; doubt: how far, as
-    logarithms, the cost of all factors of a kind may be off, and that of a single factor under a single choice beyond;
-    doubts: those of kinds that have others.
+    base: the part that no decision changes. noise: the relative standard error of a measurement; doubt: standard
+    deviations, as logarithms, of the common error of a kind, and of the further error of a single factor under a single
+    choice; doubts: exceptions by kind.
 
     The corrections are multipliers of all costs, of each kind, of each factor by the choice of its first decision: the
-    mode of a model in which their logarithms are Gaussian, and those of the measured totals, too (Gauss-Newton on a
-    ridge regression).
+    posterior mode with Gaussian logarithms of the multipliers and of the measured totals (Gauss-Newton on a ridge
+    regression).
     """
 
     base: float
@@ -65,7 +66,7 @@ class CostTable:
         return self.base + float(self._parts(plan, self._corrections())[0].sum())
 
     def observe(self, plan: Plan, total: float) -> None:
-        """Correct by a measured total."""
+        """Add a measured total, which corrects the factors."""
         self.seen[plan] = total
         self._shift = None
 
@@ -81,7 +82,7 @@ class CostTable:
 
     def _parts(self, plan: Plan, shift: Array) -> tuple[Array, Array, Array]:
         """f64[factors]: the costs of a plan under corrections; i64[factors] twice: the columns of their kinds, and of
-        each under its choice."""
+        each factor's choice."""
         if plan not in self._rows:
             columns = self._columns()
             chosen = [plan[factor.over[0]] for factor in self.factors]
@@ -96,7 +97,7 @@ class CostTable:
         return {kind: 1 + place for place, kind in enumerate(kinds)}
 
     def _starts(self) -> list[int]:
-        """The column of the first choice of each factor."""
+        """For each factor the column of its first choice."""
         first = 1 + len(self._columns())
         counts = [len(factor.kinds) for factor in self.factors]
         return [first + before for before in accumulate([0, *counts[:-1]])]
@@ -108,7 +109,7 @@ class CostTable:
         return np.array([self.doubt[0], *kinds, *own]) ** 2
 
     def _corrections(self) -> Array:
-        """Logarithms of the multipliers: of all, of each kind, of each factor by its choices."""
+        """Logarithms of the multipliers: of all costs, of each kind, of each factor's choices."""
         if self._shift is not None:
             return self._shift
         spread, count = self._spread(), len(self.seen)
@@ -131,7 +132,7 @@ class CostTable:
 
 @dataclass(slots=True)
 class Tables:
-    """The decisions of a search, and the tables of what they cost: latency and size, noise.
+    """The decisions of a search, and the tables of their latency, noise and size.
 
     latency: shares of the original's time. noise: shares of the signal's power. size: bytes.
     """
@@ -143,7 +144,7 @@ class Tables:
 
     @property
     def start(self) -> Plan:
-        """The plan that leaves everything as it is."""
+        """The plan that changes nothing."""
         return (0,) * len(self.decisions)
 
     def predict(self, plan: Plan) -> dict[str, float]:
@@ -151,12 +152,12 @@ class Tables:
         return {name: max(0.0, getattr(self, name).predict(plan)) for name in ("latency", "noise", "size")}
 
     def predicted(self, recipe: Mapping[str, Any]) -> dict[str, float]:
-        """The predicted figures of a recipe; {} where it is no plan."""
+        """The predicted figures of a recipe; {} where it matches no plan."""
         plan = plan_of(self.decisions, recipe)
         return {} if plan is None else self.predict(plan)
 
     def observe(self, plan: Plan, measured: Mapping[str, float]) -> None:
-        """Correct the tables by a built model's figures, as far as they are finite and above zero."""
+        """Correct the tables by a built model's figures, if finite and positive."""
         for name, value in measured.items():
             if value > 0 and np.isfinite(value):
                 getattr(self, name).observe(plan, value)
@@ -165,10 +166,10 @@ class Tables:
         self, *, latency: float | None = None, noise: float | None = None, size: float | None = None,
         minimise: str | Mapping[str, float] | None = None, banned: Sequence[Plan] = (), apart: int = 1,
     ) -> tuple[Plan, dict[str, float]] | None:  # fmt: skip
-        """The best plan within limits, and its predicted figures; None where there is none.
+        """The best plan within limits, and its predicted figures; None where no plan meets them.
 
-        minimise: "latency", "noise" or "size", or weights of them; the least noise where it is not limited, else the
-        least time. banned: plans from which it must differ in `apart` decisions at least.
+        minimise: "latency", "noise" or "size", or weights of them; by default noise where it is not limited, else
+        latency. banned: plans from which the result differs in at least `apart` decisions.
         """
         limits = {"latency": latency, "noise": noise, "size": size}
         wanted = minimise or ("noise" if noise is None else "latency")
@@ -185,5 +186,5 @@ class Tables:
         return None if plan is None else (plan, self.predict(plan))
 
     def recipe(self, plan: Plan) -> dict[str, Any]:
-        """The plan as plain data: the choice of each decision that changes something, by its parts."""
+        """The plan as plain data: the choices that change something, by their parts."""
         return recipe_of(self.decisions, plan)

@@ -1,4 +1,4 @@
-"""The trials of a search: candidates measured one after the other, each on disk before the next begins."""
+"""The trials of a search: candidates measured one by one, each on disk before the next begins."""
 
 from __future__ import annotations
 
@@ -26,14 +26,14 @@ from .storage import Store
 from .tables import Tables
 
 VERSION = 2
-"""Of the history's lines; a later version does not resume an earlier one's."""
+"""The version of the history's format; a later version does not resume an earlier one's search."""
 
 
 @dataclass(slots=True)
 class Trials:
-    """What a search has tried. lane: measures time. samples: of which candidates are made; quality: judges them, by
-    others; held: confirms by others still, None where there are too few. seconds: that were spent, this run's and
-    those before it. run_seconds: of one run of the original, None where it was not timed.
+    """The trials of a search. lane: measures time. samples: calibrate candidates; quality: judges them, on other
+    samples; held: confirms on a third part, None for too few samples. seconds: spent in this run and earlier ones.
+    run_seconds: of one run of the original, None where it was not timed.
     """
 
     bench: Workbench
@@ -69,7 +69,7 @@ class Trials:
         self._spent = sum(record.get("seconds", 0.0) for record in self._replayed)
 
     def _part(self) -> None:
-        """Half of the samples make candidates, a quarter judges, a quarter confirms; too few do everything."""
+        """Split the samples: half calibrate candidates, a quarter judges, a quarter confirms; too few are not split."""
         given, bench = self.bench.calibration, self.bench
         assert given is not None
         if given.note:
@@ -93,20 +93,20 @@ class Trials:
         return self.history[-1]
 
     def front(self) -> Front:
-        """The front of what was tried."""
+        """The front of the trials so far."""
         metric = self.bench.metric
         quality = "SQNR" if metric is None else metric_name(metric)
         return front_from(self.history, self.objectives, quality, self.notes, (), self.tables, self.store.keep_alive)
 
     def replay(self, kind: str) -> dict[str, Any] | None:
-        """The next record of a kind that an earlier run wrote; None where there is none."""
+        """The next unread record of a kind from an earlier run; None if there is none."""
         for place, record in enumerate(self._replayed):
             if record.get("kind") == kind:
                 return self._replayed.pop(place)
         return None
 
     def original(self) -> None:
-        """The model as it came is the first point."""
+        """Add the given model as the first point."""
         record = self.replay(ORIGINAL)
         if record is None:
             bench, start = self.bench, time.monotonic()
@@ -121,7 +121,7 @@ class Trials:
             record = {"point": point.to_dict(), "run": run, "seconds": time.monotonic() - start}
             self.store.add(ORIGINAL, record)
         elif self.bench.metric is not None:
-            _ = self.quality.base  # counts the rows that the metric reads
+            _ = self.quality.base  # runs the metric, which counts its rows
         self.run_seconds = record["run"]
         if self.run_seconds is None:
             self.notes.append("no inputs were found that the model runs on: nothing was timed")
@@ -143,15 +143,15 @@ class Trials:
             yield self.last
 
     def _sent(self) -> Any:
-        """The model as a worker gets it: whole where it can be, since a worker may see no disk of ours."""
+        """The model as sent to a worker: whole if possible, since a worker may not share our disk."""
         model = self.bench.model
         if not isinstance(model, (str, os.PathLike)) or self.executor is None:
             return model
         return model if onnx_io.external_bytes(self.bench.original) else Path(model).read_bytes()
 
     def _built(self, recipes: Sequence[Recipe]) -> Iterator[Built]:
-        """What the recipes made; by an executor all of it before any time is measured. Workers that are gone take
-        nothing with them: this process builds in their place."""
+        """The built recipes; an executor builds all of them before any time is measured. If workers are lost, this
+        process builds instead."""
         here = map(self.builder.build, recipes)
         if self.executor is None or not recipes:
             return here
@@ -177,7 +177,7 @@ class Trials:
             measured = self.lane.latency(model)
         except GraphoptError as error:
             return replace(failed, why=one_line(error))
-        if "layers" in recipe:  # what a layer got, where that is not what was asked for
+        if "layers" in recipe:  # the actual word of a layer, where it differs from the recipe's
             got = {name: built.layers.get(name, word) for name, word in recipe["layers"].items()}
             recipe = {**recipe, "layers": got}
         metric = None if self.bench.metric is None else self.quality.score(model)
@@ -189,7 +189,7 @@ class Trials:
         )  # fmt: skip
 
     def _metric_error(self, metric: float | None) -> float | None:
-        """The standard error of a share of so many rows; None where the metric is none."""
+        """The standard error of a metric that is a share of rows; None for any other."""
         rows = self.quality.rows
         return math.sqrt(metric * (1 - metric) / rows) if metric is not None and 0 <= metric <= 1 and rows > 1 else None
 
@@ -201,12 +201,12 @@ class Trials:
         return self.store.write_model(stem, built.data)
 
     def add(self, point: Point) -> None:
-        """Add a point, write the front, and remove the models that are no longer on it."""
+        """Add a point, write the front, and remove the models no longer on it."""
         self.history.append(point)
         self.show()
 
     def show(self) -> None:
-        """Write the front, and remove the models that are no longer on it."""
+        """Write the front, and remove the models no longer on it."""
         front, model = self.front(), self.bench.model
         title = Path(model).name if isinstance(model, (str, os.PathLike)) else "a model"
         kept, gone = {one.name for one in front.points}, []
@@ -215,12 +215,12 @@ class Trials:
                 gone.append(Path(one.path))
                 self.history[place] = replace(one, path="")
         write_front(front, self.store.folder, title)
-        for path in gone:  # a front on disk never names a model that is not there
+        for path in gone:  # a front on disk never names a missing model
             for suffix in (".onnx", ".toml"):
                 path.with_suffix(suffix).unlink(missing_ok=True)
 
     def confirm(self) -> None:
-        """Judge the front by samples that the search never saw."""
+        """Measure the front's points on samples that the search never saw."""
         if self.held is None:
             return
         known = {record["name"]: record["held_db"] for record in self.store.of("held")}

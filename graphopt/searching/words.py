@@ -1,4 +1,4 @@
-"""What a caller may ask of a search, in words: its budget, its objectives, its space."""
+"""The words of a search's arguments: budget, objectives, space."""
 
 from __future__ import annotations
 
@@ -12,22 +12,22 @@ from ..errors import OptionError, did_you_mean
 OBJECTIVES = ("latency", "quality", "size")
 STATIC = "static int8"
 PRECISIONS = (FLOAT16, STATIC, "dynamic", "weights8", "weights4")
-"""Words for how a layer computes beside "float32"; those of a recipe."""
+"""Words for a layer's precision beside "float32", as in a recipe."""
 CHANNELS, METHODS, RECOVERY = "channels", "calibration", "recovery"
 SPACE = (*PRECISIONS, CHANNELS, METHODS)
-"""The space where none is given. Recovery by training is asked for by name: it takes minutes a candidate."""
+"""The default space. Recovery by training must be requested by name: it takes minutes per candidate."""
 WORDS = (*SPACE, RECOVERY)
 RANKING = "ranking"
-"""The key of what tells which channels of a group go, in recipes in which some do."""
+"""The recipe key for the ranking of channels, where some are removed."""
 ROUNDING = "rounding"
-"""The key of a recipe whose weights are rounded to the nearest, as candidates of large models are until the end."""
+"""The recipe key for weights rounded to the nearest, as in quick candidates until the end of a search."""
 _UNITS = {"s": 1.0, "sec": 1.0, "m": 60.0, "min": 60.0, "h": 3600.0}  # in seconds
 _BUDGET = re.compile(r"\s*(\d+(?:\.\d+)?)\s*(s|sec|m|min|h|trials?)?\s*")
 
 
 @dataclass(frozen=True, slots=True)
 class Budget:
-    """When a search ends: after so many seconds, or after so many trials, whatever they take."""
+    """When a search ends: after `seconds`, or after a number of `trials`, however long they take."""
 
     seconds: float | None = None
     trials: int | None = None

@@ -1,4 +1,4 @@
-"""Model surgery: other names, parts, sizes, input and output formats, each validated against the model before it."""
+"""Model surgery: rename, extract, resize, and change input or output formats, validated against the given model."""
 
 from .editing import Edited, NotValidated, edit
 from .inputs import Bytes

@@ -1,4 +1,4 @@
-"""The forms that operators had before some operator sets: the ways back of `passes/convert/opset_adapters.py`.
+"""Downgrades of operators to the forms of earlier opsets: the inverses of `passes/convert/opset_adapters.py`.
 
 Source: ONNX's Changelog.md. A function edits the node in place, or raises Declined.
 """
@@ -18,7 +18,7 @@ Lower = Callable[[Graph, Node], None]
 
 
 def _constant(node: Node, slot: int, what: str) -> Any:
-    """The numbers at an input as a list or one number; None where it is missing. Declined where they are computed."""
+    """The constant at an input, as a list or one number; None for a missing input. Declined for a computed one."""
     if node.input(slot) is None:
         return None
     constant = node.constant(slot)
@@ -32,7 +32,7 @@ def _keep(graph: Graph, node: Node, count: int) -> None:
 
 
 def _to_attribute(name: str, slot: int) -> Lower:
-    """Integers move from an input to an attribute."""
+    """A downgrade that moves integers from input `slot` to an attribute."""
 
     def lower(graph: Graph, node: Node) -> None:
         numbers = _constant(node, slot, name)
@@ -117,7 +117,7 @@ def _split_count(graph: Graph, node: Node) -> None:
 
 
 def _resize(graph: Graph, node: Node) -> None:
-    """The mode that Resize had before, asymmetric and rounding down, which is told where it enlarges."""
+    """Resize in its only earlier mode: asymmetric, rounding down, by constant scales of 1 or more; else Declined."""
     scales = node.constant(2)
     mode = str(node.attrs.get("mode", "nearest"))
     is_plain = str(node.attrs.get("coordinate_transformation_mode", "half_pixel")) == "asymmetric"
@@ -132,7 +132,7 @@ def _resize(graph: Graph, node: Node) -> None:
 
 
 def _resize_inputs(graph: Graph, node: Node) -> None:
-    """Inputs that are not there were empty tensors."""
+    """Missing inputs become empty tensors."""
     empty = [v if v is not None else Value(constant=Constant.of(np.zeros(0, np.float32))) for v in node.inputs[1:]]
     graph.set_inputs(node, (node.inputs[0], *empty))
 
@@ -164,7 +164,7 @@ def _gemm(graph: Graph, node: Node) -> None:
 
 
 def _reshape(graph: Graph, node: Node) -> None:
-    """A zero in the target means a copied size, where `allowzero` does not say otherwise."""
+    """Drop `allowzero`: before, a zero in the target always copied a size."""
     target = node.constant(1)
     if node.attrs.get("allowzero") and target is None:
         raise Declined("Reshape has a computed target, in which a zero would be the size of its input")
@@ -174,7 +174,7 @@ def _reshape(graph: Graph, node: Node) -> None:
 
 
 def _same(graph: Graph, node: Node) -> None:
-    """What a caller can tell is the same."""
+    """No change: callers observe no difference."""
 
 
 _REDUCTIONS = tuple(
@@ -201,4 +201,4 @@ EARLIER: dict[tuple[str, int], Lower] = {
     ("GridSample", 20): _grid_sample,
     ("AveragePool", 19): _no_ceiling,
 }
-"""For each operator and the opset in which its form changed, the way to the form before."""
+"""For each operator and the opset in which its form changed, the downgrade to the earlier form."""

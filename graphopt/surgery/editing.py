@@ -1,4 +1,4 @@
-"""`edit`: apply steps in order and validate them; nothing is written where one fails."""
+"""`edit`: apply steps in order and validate them; a failed step leaves no file."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
 
 class NotValidated(ModelError):
-    """An edit whose result is different from what it should compute, or could not be compared; with the comparison."""
+    """An edit whose result differs from its specification, or could not be compared; with the comparison."""
 
     def __init__(self, text: str, comparison: Comparison) -> None:
         super().__init__(text)
@@ -37,7 +37,7 @@ class NotValidated(ModelError):
 
 @dataclass(frozen=True, slots=True)
 class Edited:
-    """An edited model: what was done, and the comparisons that validate it (none with `validate=False`)."""
+    """An edited model: the steps taken, and the comparisons that validate it (none with `validate=False`)."""
 
     ir: Model
     steps: tuple[str, ...]
@@ -50,7 +50,7 @@ class Edited:
 
     @property
     def status(self) -> str:
-        """ "equal", "unverified" (only where that was allowed), or "not checked"."""
+        """ "equal", "unverified" (only with `allow_unverified`), or "not checked"."""
         found = [c.status for c in self.comparisons if c.status != "equal"]
         return found[0] if found else "equal" if self.comparisons else "not checked"
 
@@ -59,7 +59,7 @@ class Edited:
         onnx_io.save(self.ir, Path(path), external=external)
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain data for JSON: what was done, the types of inputs and outputs, the comparisons."""
+        """Plain data for JSON: the steps, the types of inputs and outputs, the comparisons."""
         graph = self.ir.graph
         return {
             "status": self.status, "steps": list(self.steps),
@@ -98,28 +98,28 @@ def edit(
     samples: int = 4,
     seed: int = 0,
 ) -> Edited:
-    """Change the interface, the extent or the format of a model, validated against the model before.
+    """Change the interface, the extent or the format of a model, validated against the given model.
 
-    All names are those of the given model; whatever the order of the keywords, it is edited in this one:
+    All names are those of the given model. Whatever the order of the keywords, the steps run in this order:
 
-    inputs, outputs: keep the part that computes these values, inner ones or the model's own, from those. drop_outputs:
-        outputs that go, names or patterns such as `present.*`.
+    inputs, outputs: keep only the part that computes `outputs` from `inputs`, inner values or the model's own.
+    drop_outputs: outputs to remove, names or patterns such as `present.*`.
     dims: sizes, {"N": 8} by name, {"batch": 8} of all first axes, {"x:2": 256} of an axis; a number or a name.
-    uint8: float inputs to be fed as bytes, {"x": Bytes(scale=1 / 255, mean=…, std=…, layout="NHWC")}; moved into the
-        first convolution as far as that is exact.
+    uint8: float inputs to be fed as bytes, {"x": Bytes(scale=1 / 255, mean=…, std=…, layout="NHWC")}; the arithmetic
+    folds into the first convolution as far as that is exact.
     output_as: {"scores": "argmax"}, "softmax" or "sigmoid", with an axis as "argmax:1". suppress: NonMaxSuppression
         behind outputs of boxes and scores.
     opset: the operator set to convert to, up or down.
     strip: any of "metadata", "docs", "names". rename: {old: new} of inputs and outputs.
     external: True moves weights to a file beside the output, False into it, None leaves them where they are.
-    output: a path to write, never that of the model itself without `force`.
+    output: a path to write; the model's own only with `force`.
     feeds: inputs of the given model to compare with, in the forms of `graphopt.compare`; made up by default. validate:
-        False does not compare. allow_unverified: take what onnxruntime cannot run, too. samples, seed: of made-up
+        False does not compare. allow_unverified: accept a result that onnxruntime cannot run. samples, seed: of made-up
         inputs.
 
-    The result is compared by `graphopt.compare` with what it should compute, spelled out around the given model.
-    NotValidated (a ModelError) where that is different or unverified; OptionError for a name the model lacks, or a step
-    that does not fit. Nothing is written then.
+        `graphopt.compare` compares the result with its specification: the given model with plain nodes around it for
+        each step. NotValidated (a ModelError) where the two differ or the comparison is unverified; OptionError for a
+        name the model lacks, or a step that does not fit. Nothing is written then.
     """
     if output is not None:
         _check_output(model, output, force)
@@ -152,7 +152,7 @@ def edit(
 
 
 class _Run:
-    """Steps under way: the model as it is, what it should compute, and feeds of it."""
+    """Steps in progress: the current model, its specification, and its feeds."""
 
     def __init__(self, model: Model, feeds: list[Feeds] | None, judge: Judge | None, lenient: bool) -> None:
         self.source = self.current = self.expected = model
@@ -178,7 +178,7 @@ class _Run:
         self.current = after
 
     def finish(self) -> Model:
-        """The edited model: compared, and valid wherever the given one was. ModelError."""
+        """The edited model, after comparison. ModelError where it is invalid and the given model was valid."""
         self.settle()
         try:
             onnx_io.check(self.current)
@@ -188,7 +188,7 @@ class _Run:
         return self.current
 
     def settle(self) -> None:
-        """Compare what was not yet compared."""
+        """Compare the model after the pending steps."""
         if self.judge is None or not self.pending:
             return
         what = "; ".join(map(str, self.pending))

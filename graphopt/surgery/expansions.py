@@ -1,7 +1,7 @@
-"""Operators that an operator set brought, by those that were there before.
+"""Expansions of operators into operators of earlier opsets.
 
-Source: the equations of ONNX's Operators.md. A function gives the nodes that compute the first result, the last of them
-under its name; None where the operator has an earlier form, or raises Declined.
+Source: the equations of ONNX's Operators.md. A function returns the nodes that compute the first result, the last of
+them under its name; None where the operator has an earlier form, or raises Declined.
 """
 
 from __future__ import annotations
@@ -84,4 +84,4 @@ EXPANSIONS: dict[tuple[str, int], Expand] = {
     ("Shape", 15): _shape,
     ("HardSwish", 14): _hard_swish,
 }
-"""For each operator and the opset that brought it, or options of it, what computes the same before."""
+"""The expansion of each operator, by the opset that introduced the operator or some of its options."""

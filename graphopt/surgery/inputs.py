@@ -1,4 +1,4 @@
-"""A float input fed as bytes, its scale, mean, deviation and layout in the model."""
+"""Feed a float input as bytes: scale, mean, deviation and layout move into the model."""
 
 from __future__ import annotations
 
@@ -20,10 +20,10 @@ OLDEST = 7
 
 @dataclass(frozen=True, slots=True)
 class Bytes:
-    """How bytes u stand for a float input x: x = (u · scale − mean) / std.
+    """The map from bytes u to a float input x: x = (u · scale − mean) / std.
 
-    mean, std: one number, or one a channel: axis 1 of x where that has as many, else its last axis. layout: "NHWC"
-    where u has its channels last and x has them second; "" where u has the axes of x.
+    mean, std: one number, or one a channel, along axis 1 of x where its size fits, else along the last axis. layout:
+    "NHWC" where u has its channels last and x has them second; "" where u has the axes of x.
     """
 
     scale: float = 1.0
@@ -34,18 +34,18 @@ class Bytes:
 
 @dataclass(frozen=True, slots=True)
 class TakeBytes(Step):
-    """A float input becomes uint8, of which the model computes what it was fed before.
+    """A float input becomes uint8, and the model computes the former input from it.
 
-    The factor moves into the weight of the one Conv that reads the input: W (a u) = (W a) u. So does the shift into its
-    bias, W (u + c) = W u + W c, where the Conv pads nothing. Where it pads with zeros these are zeros of x, which no
-    shift of u has: an Add of c / a stays before the Conv. Before anything but a Conv, Mul and Add stay.
+    The factor folds into the weight of the only Conv that reads the input: W (a u) = (W a) u. The shift folds into the
+    Conv's bias, W (u + c) = W u + W c, if the Conv has no padding. Padding adds zeros of x, which differ from shifted
+    zeros of u: then an Add of c / a stays before the Conv. Before any other operator, Mul and Add stay.
     """
 
     name: str
     format: Bytes = field(default_factory=Bytes)
 
     def apply(self, model: Model) -> Model:
-        """The model fed with bytes. OptionError where the input is no float tensor, or the numbers do not fit."""
+        """The model with bytes as input. OptionError where the input is no float tensor, or mean and std do not fit."""
         value = self._input(model)
         mean, std = self._spread(value, self.format.mean), self._spread(value, self.format.std)
         with np.errstate(all="ignore"):
@@ -58,7 +58,7 @@ class TakeBytes(Step):
         return edited
 
     def expected(self, model: Model) -> Model:
-        """The model behind the preprocessing as it is written: times scale, minus mean, by std."""
+        """The model after explicit preprocessing: times scale, minus mean, divided by std."""
         value = self._input(model)
         mean, std = self._spread(value, self.format.mean), self._spread(value, self.format.std)
         return self._behind(model, [("Mul", np.asarray(self.format.scale)), ("Sub", mean), ("Div", std)])
@@ -94,7 +94,7 @@ class TakeBytes(Step):
         return value
 
     def _spread(self, value: Value, given: float | Sequence[float]) -> Array:
-        """Numbers of channels, float64, in a shape that broadcasts with x."""
+        """Numbers per channel, float64, broadcastable to x."""
         assert isinstance(value.type, TensorType) and value.type.shape is not None
         shape, array = value.type.shape, np.asarray(given, np.float64)
         if array.size == 1:
@@ -106,7 +106,7 @@ class TakeBytes(Step):
         raise OptionError(f"uint8 {self.name!r}: {array.size} numbers do not fit the channels of {value.type}")
 
     def _behind(self, model: Model, steps: Sequence[tuple[str, Array]]) -> Model:
-        """The model behind Transpose (for the layout), Cast, and arithmetic with constants."""
+        """The model after Transpose (for the layout), Cast, and arithmetic with constants."""
 
         def enter(graph: Graph, value: Value) -> Value:
             if value.name != self.name:
@@ -139,7 +139,7 @@ def _cast(graph: Graph, x: Value, type: TensorType) -> Value:
 
 
 def _fold_into_conv(model: Model, given: Value) -> None:
-    """Move the arithmetic behind an input into the Conv that reads it, as far as that is exact."""
+    """Fold the arithmetic on an input into the Conv that reads it, as far as that is exact."""
     context, value = Context(), given
     while value.has_one_use and value.uses[0].node.op in ("Transpose", "Cast", "Mul", "Add"):
         value = value.uses[0].node.output
@@ -155,7 +155,7 @@ def _fold_into_conv(model: Model, given: Value) -> None:
 
 
 def _is_conv(value: Value, given: Value) -> bool:
-    """Whether a Conv computes the value from what was made of the input."""
+    """Whether a Conv computes the value from the preprocessed input."""
     node = value.producer
     if node is None or node.op != "Conv":
         return False

@@ -1,4 +1,4 @@
-"""Other names of inputs and outputs; no names, doc strings or metadata."""
+"""Rename inputs and outputs; strip names, doc strings and metadata."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ PARTS = ("metadata", "docs", "names")
 
 @dataclass(frozen=True, slots=True)
 class Rename(Step):
-    """Other names of inputs and outputs, {old: new}; inner values of these names make room."""
+    """Rename inputs and outputs, {old: new}; inner values with a new name are renamed."""
 
     names: Mapping[str, str]
 
     def apply(self, model: Model) -> Model:
-        """The model under the new names. OptionError for a name it lacks, or one that would be there twice."""
+        """The renamed model. OptionError for a name it lacks, or a new name that would occur twice."""
         copy = clone_model(model)
         graph = copy.graph
         inputs, outputs = input_names(copy), output_names(copy)
@@ -44,7 +44,7 @@ class Rename(Step):
         return copy
 
     def expected(self, model: Model) -> Model:
-        """The old model, read and written through Identity nodes that have the new names."""
+        """The old model with Identity nodes at inputs and outputs that carry the new names."""
         source = clone_graph(model.graph)
         graph = Graph(source.name)
         entered: dict[Value, Value] = {}
@@ -65,7 +65,7 @@ class Rename(Step):
         return with_graph(model, graph)
 
     def translate(self, before: Model, feeds: list[Feeds] | None, judge: Judge) -> list[Feeds] | None:
-        """The arrays under the new names."""
+        """The feeds under the new names."""
         return feeds and [{self.names.get(name, name): array for name, array in feed.items()} for feed in feeds]
 
     def _ports(self, graph: Graph) -> list[Port]:
@@ -77,17 +77,17 @@ class Rename(Step):
 
 @dataclass(frozen=True, slots=True)
 class Strip(Step):
-    """What a model says beside its computation goes: any of `PARTS`."""
+    """Remove descriptive content of a model: any of `PARTS`."""
 
     parts: Sequence[str] = PARTS
 
     @property
     def keeps_names(self) -> bool:
-        """Names given by operators may be those of other values before."""
+        """False without names: derived names may have belonged to other values before."""
         return "names" not in self.parts
 
     def apply(self, model: Model) -> Model:
-        """The model without them. Inputs, outputs, functions and sizes keep their names. OptionError."""
+        """The model without these parts. Inputs, outputs, functions and sizes keep their names. OptionError."""
         for part in self.parts:
             named(part, PARTS, "part that can be stripped")
         copy = clone_model(model)
@@ -123,15 +123,15 @@ class Strip(Step):
 
 
 def _unname(root: Graph) -> None:
-    """Nameless nodes and inner values, which are given names by their operators when written."""
-    root.name = "graph"  # the checker wants one
+    """Remove names of nodes and inner values; emission then derives names from operators."""
+    root.name = "graph"  # the checker requires a name
     for graph in root.graphs():
         if graph is not root:
             graph.name = "body"
             graph.ports = tuple(replace(port, name="") for port in graph.ports)
             for value in graph.inputs:
                 value.name = ""
-        if isinstance(graph.raw, GraphExtras):  # annotations are of names
+        if isinstance(graph.raw, GraphExtras):  # annotations refer to names
             graph.raw = replace(graph.raw, annotations=(), pinned={})
         for node in graph.snapshot():
             node.name = ""

@@ -1,4 +1,4 @@
-"""Another operator set: up by the pass `convert-opset`, down by giving each node the form that it had before."""
+"""Opset conversion: up by the pass `convert-opset`, down by converting each node to an earlier form."""
 
 from __future__ import annotations
 
@@ -20,17 +20,17 @@ OLDEST = 7
 
 @dataclass(frozen=True, slots=True)
 class SetOpset(Step):
-    """ONNX's own operators in the forms of another operator set; down also with the IR version that goes with it."""
+    """Convert ONNX's own operators to another operator set; downward, the IR version follows."""
 
     version: int
 
     @property
     def keeps_names(self) -> bool:
-        """A node in another form may have the name of one before."""
+        """False: a converted node may reuse the name of another value."""
         return False
 
     def apply(self, model: Model) -> Model:
-        """The converted model. OptionError, one line, where an operator has no such form there."""
+        """The converted model. OptionError, one line, where an operator has no form in that opset."""
         copy = clone_model(model)
         bodies = (copy, *(function.body for function in copy.functions.values()))
         if self.version < max((body.opset for body in bodies), default=0):
@@ -84,7 +84,7 @@ _OLDEST_IR = 4
 
 
 def _replace(node: Node, nodes: list[Node]) -> None:
-    """Put nodes in the place of one; the last of them gives its first result. Declined where others are used."""
+    """Replace a node by `nodes`, the last of which computes its first result. Declined where other results are used."""
     graph = node.graph
     assert graph is not None
     if any(not out.is_unused for out in node.outputs[1:]):
@@ -100,7 +100,7 @@ def _replace(node: Node, nodes: list[Node]) -> None:
 
 
 def _lower_node(node: Node, version: int) -> None:
-    """Give a node the form that its operator had right before `version`; Declined where it had none."""
+    """Convert a node to its operator's form right before opset `version`; Declined where there is none."""
     graph = node.graph
     assert graph is not None
     before, after = schema_of(node.op, version - 1), schema_of(node.op, version)
@@ -121,7 +121,8 @@ def _lower_node(node: Node, version: int) -> None:
 
 
 def _write_defaults(graph: Graph, node: Node, before: object, after: object) -> None:
-    """Remove attributes that only say the default, write those whose default was another; Declined for others."""
+    """Drop attributes that the earlier form lacks if they hold defaults, else Declined; write defaults that
+    differed."""
     import onnx
 
     old, new = before.attributes, after.attributes  # type: ignore[attr-defined]
@@ -145,7 +146,7 @@ def _plain(value: object) -> object:
 
 
 def _check_types(node: Node, before: object, version: int) -> None:
-    """Declined where the operator did not take or give an element type."""
+    """Declined where the earlier operator does not support an element type of the node."""
     allowed = {c.type_param_str: set(c.allowed_type_strs) for c in before.type_constraints}  # type: ignore[attr-defined]
     for values, formals in ((node.inputs, before.inputs), (node.outputs, before.outputs)):  # type: ignore[attr-defined]
         for slot, value in enumerate(values):

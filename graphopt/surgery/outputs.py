@@ -1,4 +1,4 @@
-"""Outputs as people use them: the best class, probabilities, the boxes that NonMaxSuppression keeps."""
+"""Postprocessed outputs: the best class, probabilities, the boxes that NonMaxSuppression keeps."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ from ..ops import infer
 from .step import Step, named, output_names
 
 FORMS = ("argmax", "softmax", "sigmoid")
-"""What `Finish` can make of an output."""
+"""The operators that `Finish` can append to an output."""
 
 
 @dataclass(frozen=True, slots=True)
 class Finish(Step):
-    """One of `FORMS` in the place of a float output and under its name; argmax gives int64 without the axis."""
+    """Replace a float output by one of `FORMS` of it, under its name; argmax gives int64 without the axis."""
 
     output: str
     form: str
@@ -27,7 +27,7 @@ class Finish(Step):
 
     @classmethod
     def of(cls, output: str, word: str) -> Finish:
-        """The step that a word such as "argmax" or "argmax:1" stands for. OptionError."""
+        """The step for a word such as "argmax" or "argmax:1". OptionError."""
         form, colon, axis = word.partition(":")
         try:
             return cls(output, named(form.lower(), FORMS, "form of an output"), int(axis) if colon else -1)
@@ -35,7 +35,7 @@ class Finish(Step):
             raise OptionError(f"output {output!r} as {word!r}: the axis is a number, as in argmax:1") from None
 
     def apply(self, model: Model) -> Model:
-        """The model with the operator behind the output. OptionError where it has no such tensor."""
+        """The model with the operator after the output. OptionError where it has no such float tensor."""
         copy = clone_model(model)
         place = output_names(copy).index(named(self.output, output_names(copy), "output"))
         value = copy.graph.outputs[place]
@@ -54,7 +54,7 @@ class Finish(Step):
         return copy
 
     def expected(self, model: Model) -> Model:
-        """The operator behind the model before."""
+        """The given model with the operator after the output."""
         return self.apply(model)
 
     def __str__(self) -> str:
@@ -63,7 +63,7 @@ class Finish(Step):
 
 @dataclass(frozen=True, slots=True)
 class Suppression(Step):
-    """Of boxes [N, B, 4] and scores [N, C, B] (or [N, B, C]) the best, by NonMaxSuppression.
+    """NonMaxSuppression of boxes [N, B, 4] by scores [N, C, B] (or [N, B, C]).
 
     The outputs become boxes [K, 4] and scores [K], and "selected" is a third, int64 [K, 3]: image, class, box. iou:
     boxes that overlap more exclude each other. most: boxes kept of each class and image. centers: boxes are centre and
@@ -79,10 +79,10 @@ class Suppression(Step):
 
     SELECTED: ClassVar[str] = "selected"
     OLDEST: ClassVar[int] = 11
-    """The operator set that brought GatherND; NonMaxSuppression came with the one before."""
+    """The opset that introduced GatherND, one after NonMaxSuppression's."""
 
     def apply(self, model: Model) -> Model:
-        """The model with NonMaxSuppression behind it. OptionError where the outputs are no boxes and scores."""
+        """The model with NonMaxSuppression after its outputs. OptionError where these are not boxes and scores."""
         copy = clone_model(model)
         graph, names = copy.graph, output_names(copy)
         places = [names.index(named(name, names, "output")) for name in (self.boxes, self.scores)]
@@ -112,7 +112,7 @@ class Suppression(Step):
         return copy
 
     def expected(self, model: Model) -> Model:
-        """The operators behind the model before."""
+        """The given model with the operators after its outputs."""
         return self.apply(model)
 
     def __str__(self) -> str:
@@ -120,7 +120,7 @@ class Suppression(Step):
 
 
 def _floats(name: str, value: Value) -> int | None:
-    """The rank of an output of floats, None if it is not known. OptionError for any other, and for a scalar."""
+    """The rank of a float output, None if unknown. OptionError for any other output, and for a scalar."""
     type = value.type
     if not isinstance(type, TensorType) or not type.dtype.is_float or type.shape == ():
         raise OptionError(f"output {name!r}: expected a tensor of floats, it is {type}")
@@ -141,7 +141,7 @@ def _add(graph: Graph, op: str, inputs: list[Value], attrs: Mapping[str, object]
 
 
 def _return(graph: Graph, place: int, value: Value) -> None:
-    """Return another value in the place of a result, under its name."""
+    """Replace an output by another value, under the same name."""
     ports, results = list(graph.ports), list(graph.outputs)
     ports[place], results[place] = replace(ports[place], type=value.type), value
     graph.set_outputs(results, ports)

@@ -1,4 +1,4 @@
-"""Less of a model: without some outputs, or only what lies between some values."""
+"""Reduce a model: drop outputs, or extract the nodes between given values."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ from .step import Judge, Step, append, drop_uncalled, matching, named, output_na
 
 @dataclass(frozen=True, slots=True)
 class DropOutputs(Step):
-    """Outputs go, by name or pattern, with the nodes that only they need; inputs stay."""
+    """Remove outputs, by name or pattern, with the nodes that only they need; inputs stay."""
 
     names: Sequence[str]
 
     def apply(self, model: Model) -> Model:
-        """The model without the outputs. OptionError for one that it lacks, or where none would be left."""
+        """The model without the outputs. OptionError for an unknown output, or where none would be left."""
         copy = self.expected(model)
         for node in reversed(copy.graph):
             copy.graph.erase_unused(node)
@@ -28,7 +28,7 @@ class DropOutputs(Step):
         return copy
 
     def expected(self, model: Model) -> Model:
-        """The old model with all its nodes, the other outputs unread."""
+        """The given model with all its nodes, returning only the outputs kept."""
         copy = clone_model(model)
         gone = matching(self.names, output_names(copy), "output")
         kept = [(v, p) for v, p in zip(copy.graph.outputs, copy.graph.ports) if p.name not in gone]
@@ -45,7 +45,7 @@ class DropOutputs(Step):
 class Extract(Step):
     """The part of a model that computes `outputs` from `inputs`, both by the names of values in the file.
 
-    inputs: empty for those of the model's own that the outputs need. outputs: empty for the model's own.
+    inputs: empty for the model's own inputs that the outputs need. outputs: empty for the model's own.
     """
 
     outputs: Sequence[str] = ()
@@ -53,7 +53,8 @@ class Extract(Step):
     alone: ClassVar[bool] = True
 
     def apply(self, model: Model) -> Model:
-        """The part. OptionError for a value that is not there, an input too few, or one that the part does not read."""
+        """The extracted model. OptionError for an unknown value, a missing input, or one that the part does not
+        read."""
         ends, cut = self._ends(model), self._cut(model)
         nodes, reached = _between([v for _, v in ends], [v for _, v in cut])
         for name, value in cut:
@@ -72,7 +73,8 @@ class Extract(Step):
         return with_graph(model, graph)
 
     def judge(self, before: Model, after: Model, feeds: list[Feeds] | None, judge: Judge) -> Comparison:
-        """The old model's own values, and those that the part computes from the old model's values at its inputs."""
+        """Compare the given model's outputs with the part's, computed from the given model's values at the part's
+        inputs."""
         ends = self._ends(before)
         ports = [Port(f"{name}::part", value.type) for name, value in ends]
         own, through = clone_model(before), clone_model(before)
@@ -83,7 +85,7 @@ class Extract(Step):
         append(through.graph, after.graph.snapshot(), values, again=True)
         through.graph.set_outputs(results(after.graph, values), ports)
         found = judge.compare(own, through, feeds)
-        if found.is_equal and self.inputs:  # the part by itself, under the types that its inputs were given
+        if found.is_equal and self.inputs:  # the part must also run by itself, with its declared input types
             try:
                 open_runnable(after).session(optimize=True).run((self.translate(before, feeds, judge) or [{}])[0])
             except ModelError as error:
@@ -91,7 +93,7 @@ class Extract(Step):
         return found
 
     def translate(self, before: Model, feeds: list[Feeds] | None, judge: Judge) -> list[Feeds] | None:
-        """What the old model's values are at the inputs of the part; of made-up feeds where some are inner values."""
+        """The given model's values at the part's inputs; computed on made-up feeds where the caller gave none."""
         cut = self._cut(before)
         own = {v.name for v in before.graph.inputs}
         if not cut:
@@ -142,7 +144,7 @@ class Extract(Step):
 
 
 def matching_values(model: Model, known: dict[str, Value], names: Sequence[str]) -> list[str]:
-    """The names of values that names and patterns stand for. OptionError, which tells weights and inner graphs."""
+    """The value names that match names and patterns. OptionError, which distinguishes weights and nested graphs."""
     constants = {v.name for node in model.graph.snapshot() for v in node.inputs if v is not None and v.constant}
     inside = {v.name for g in model.graph.graphs() if g is not model.graph for n in g for v in n.outputs if v.name}
     for name in names:
@@ -162,7 +164,7 @@ def _only(feed: Feeds, names: Iterable[str]) -> Feeds:
 
 
 def _between(ends: Sequence[Value], cut: Sequence[Value]) -> tuple[set[Node], set[Value]]:
-    """The nodes between `cut` and `ends`, and every value that they read or that is an end."""
+    """The nodes between `cut` and `ends`, and every value that they read or that is in `ends`."""
     nodes: set[Node] = set()
     reached: set[Value] = set()
     stop, queue = set(cut), list(ends)

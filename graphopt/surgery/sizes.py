@@ -1,4 +1,4 @@
-"""Other sizes of inputs: a size by its name, the batch, or any axis, also where the file fixes it."""
+"""Resize inputs: a size by its name, the batch, or any axis, also where the file fixes it."""
 
 from __future__ import annotations
 
@@ -20,30 +20,30 @@ from ..pipeline.driver import run_pass
 from .step import Judge, Step, append, named, results, with_graph
 
 BATCH = "batch"
-"""Stands for the first axis of all inputs where no size has this name."""
+"""The key for the first axis of all inputs where no size has this name."""
 _SLICES = 10
-"""The operator set in which Slice takes its limits as inputs."""
+"""The opset from which Slice takes its limits as inputs."""
 _END = np.iinfo(np.int64).max
 
 Places = dict[str, dict[int, int | str]]
-"""New sizes by the name of the input and the axis."""
+"""New sizes by input name and axis."""
 
 
 @dataclass(frozen=True, slots=True)
 class SetSizes(Step):
     """Sizes of inputs, by name ("N"), as "batch" (first axes), or as input and axis ("x:0"): a number or a name.
 
-    Where the file has a number already, targets of Reshape that contain it follow. The result is compared with the
-    model before at sizes that both take. Where the number becomes a multiple or a name, parts along the axis are
-    compared with the model before on these parts: for a batch that says all. Where it becomes another number (an
-    image's height), the edited model is compared at the old size, and seen to run at the new one.
+    Where the file fixes a number, Reshape targets that contain it are updated. The result is compared with the given
+    model at sizes that both accept. Where the number becomes a multiple or a name, the edited model on slices along the
+    axis is compared with the given model on each slice: conclusive for a batch. Where it becomes another number (an
+    image's height), the edited model is compared at the old size, and must run at the new size.
     """
 
     sizes: Mapping[str, int | str]
     alone: ClassVar[bool] = True
 
     def apply(self, model: Model) -> Model:
-        """The model at these sizes. OptionError for a name that is not there; InputError where sizes contradict."""
+        """The model at these sizes. OptionError for an unknown name; InputError where sizes contradict each other."""
         places = self._places(model)
         copy = clone_model(model)
         free = _fixed(copy, places)
@@ -57,12 +57,12 @@ class SetSizes(Step):
         return copy
 
     def judge(self, before: Model, after: Model, feeds: list[Feeds] | None, judge: Judge) -> Comparison:
-        """The comparison at sizes that both models take, or of parts along the changed axes."""
+        """The comparison at sizes that both models accept, or of slices along the changed axes."""
         fitting = self.translate(before, feeds, judge)
         free = _fixed(before, self._places(before))
         if not free:
             reason = ""
-            try:  # what the model before may be fed need not have these sizes
+            try:  # inputs of the given model need not have these sizes
                 fitting = fitting or synthesise(after, judge.samples, judge.seed)
             except GraphoptError as error:
                 reason = f"the model was not seen to run at these sizes: {one_line(error)}"
@@ -82,7 +82,7 @@ class SetSizes(Step):
         return found
 
     def translate(self, before: Model, feeds: list[Feeds] | None, judge: Judge) -> list[Feeds] | None:
-        """Those of the given feeds that have the new sizes; None, for made-up ones, where none has."""
+        """The given feeds that have the new sizes; None, for made-up feeds, if no feed has."""
         places = self._places(before)
 
         def fits(feed: Feeds) -> bool:
@@ -95,7 +95,7 @@ class SetSizes(Step):
         return [feed for feed in feeds or () if fits(feed)] or None
 
     def _places(self, model: Model) -> Places:
-        """Every axis of an input that gets a size. OptionError."""
+        """Every input axis to resize, with its new size. OptionError."""
         shapes = {v.name: shape for v in model.graph.inputs if v.default is None and (shape := _shape(v)) is not None}
         places: Places = {}
         for key, size in self.sizes.items():
@@ -115,7 +115,7 @@ class SetSizes(Step):
 
 
 def _axes(key: str, shapes: Mapping[str, Sequence[Dim]]) -> list[tuple[str, int]]:
-    """The inputs and axes that a key stands for. OptionError."""
+    """The inputs and axes that a key denotes. OptionError."""
     everywhere = [(name, axis, d) for name, shape in shapes.items() for axis, d in enumerate(shape)]
     if by_name := [(name, axis) for name, axis, d in everywhere if d == key]:
         return by_name
@@ -148,7 +148,7 @@ def _sizes(value: Value | None) -> tuple[int, ...] | None:
 
 
 def _fixed(model: Model, places: Places) -> Places:
-    """Of the places those where the model has another number."""
+    """The places where the model fixes a different number."""
     shapes = {v.name: _shape(v) or () for v in model.graph.inputs}
     found = {
         name: {a: size for a, size in axes.items() if isinstance(shapes[name][a], int) and shapes[name][a] != size}
@@ -161,9 +161,9 @@ def _fixed(model: Model, places: Places) -> Places:
 
 
 def _release(model: Model, free: Places) -> None:
-    """Give the inputs other sizes than the file's, in place, and let Reshape and Expand follow.
+    """Give the inputs other sizes than the file's, in place, and update targets of Reshape and Expand.
 
-    Sizes are followed as numbers, twice the old one where the new one is a name; what follows holds for any.
+    Updates are derived with numbers, twice the old size where the new size is a name; they hold for any size.
     """
     graph = model.graph
     if any(node.op in ("LSTM", "GRU", "RNN") for node in graph):
@@ -190,7 +190,7 @@ def _release(model: Model, free: Places) -> None:
 
 
 def _infer_anew(model: Model, sizes: Mapping[str, Mapping[int, Dim]]) -> None:
-    """Set sizes of inputs, and the types that follow of all else, those of the outputs included."""
+    """Set sizes of inputs, and re-infer all other types, those of the outputs included."""
     graph = model.graph
     _set_inputs(graph, sizes)
     for node in graph:
@@ -217,16 +217,16 @@ def _with_inputs(model: Model, sizes: Mapping[str, Mapping[int, Dim]]) -> Model:
 
 
 def _forget(node: Node) -> None:
-    """Forget the shapes of results, which inference would keep."""
+    """Erase the shapes of results, which inference would otherwise keep."""
     for value in node.outputs:
         if isinstance(value.type, TensorType):
             value.type = TensorType(value.type.dtype, None)
 
 
 def _follow(graph: Graph, node: Node, old: Mapping[Value, tuple[int, ...] | None], unit: Dim) -> None:
-    """Let a constant target follow the one axis of the operand that changed; others, and unclear ones, stay.
+    """Update a constant target for the one changed axis of the operand; other and ambiguous targets stay.
 
-    unit: the size that changes, of which axes may be multiples; None where there are several.
+    unit: the changed size, of which axes may be multiples; None where several sizes change.
     """
     x, target = node.inputs[0], node.constant(1)
     if x is None or target is None:
@@ -253,9 +253,9 @@ def _follow(graph: Graph, node: Node, old: Mapping[Value, tuple[int, ...] | None
 
 
 def _counterpart(before: Sequence[int], axis: int, shape: Sequence[int], unit: Dim) -> int | None:
-    """The axis of a reshaped tensor that an axis of the operand goes to: as many elements lie before it.
+    """The axis of a reshaped tensor that corresponds to an operand's axis: as many elements precede it.
 
-    Of several the first that may hold `unit` elements times others: a batch lies outside of what it is merged with.
+    Of several candidates the first divisible by `unit`: a batch is the outermost of the axes merged with it.
     """
     ahead, size = prod(before[:axis]), unit if isinstance(unit, int) and unit else before[axis]
     for place, extent in enumerate(shape):
@@ -269,9 +269,9 @@ def _counterpart(before: Sequence[int], axis: int, shape: Sequence[int], unit: D
 
 
 def _pieces(model: Model, free: Places) -> list[tuple[int, int]]:
-    """(numerator, denominator) of where parts begin and end, in units of the old size; empty where that is undefined.
+    """Start and end of slices, in multiples of the old size, of the first slice and the last; empty where undefined.
 
-    The first part and the last; negative ones count from the end.
+    Negative multiples count from the end.
     """
     shapes = {v.name: _shape(v) or () for v in model.graph.inputs}
     counts: set[int] = set()
@@ -290,14 +290,14 @@ def _pieces(model: Model, free: Places) -> list[tuple[int, int]]:
 
 
 def _part(graph: Graph, value: Value, axis: int, size: int, piece: tuple[int, int]) -> Value:
-    """The elements of a value on one axis, from and to multiples of `size`; (-1, 0) are the last ones."""
+    """A slice of a value along one axis, between multiples of `size`; (-1, 0) is the last slice."""
     start, end = piece[0] * size, piece[1] * size or _END
     limits = [Value(constant=Constant.of(np.array([n], np.int64))) for n in (start, end, axis)]
     return graph.append(Node("Slice", [value, *limits], None, 1)).output
 
 
 def _by_parts(before: Model, after: Model, pieces: list[tuple[int, int]]) -> Model:
-    """The old model on each part of the new inputs, its results joined."""
+    """The given model on each slice of the new inputs, its results concatenated."""
     source = before.graph
     graph = Graph(source.name)
     given = {v.name: v for v in after.graph.inputs}
@@ -324,7 +324,7 @@ def _by_parts(before: Model, after: Model, pieces: list[tuple[int, int]]) -> Mod
 
 
 def _parts_of(before: Model, after: Model, pieces: list[tuple[int, int]]) -> Model:
-    """The new model, of whose results the same parts are joined."""
+    """The new model, with the same slices of its results concatenated."""
     copy = clone_model(after)
     graph, ends = copy.graph, list[Value]()
     for old, new in zip(before.graph.outputs, list(graph.outputs)):
@@ -340,6 +340,6 @@ def _parts_of(before: Model, after: Model, pieces: list[tuple[int, int]]) -> Mod
 
 
 def _changed(old: Value, new: Value) -> int | None:
-    """The first axis whose number became another size; None where there is none."""
+    """The first axis whose fixed size changed; None for none."""
     shapes = zip(_shape(old) or (), _shape(new) or ())
     return next((axis for axis, (m, n) in enumerate(shapes) if isinstance(m, int) and m != n), None)

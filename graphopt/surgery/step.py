@@ -1,4 +1,4 @@
-"""One step of an edit, and what all steps share: names that may be mistyped, values by name, graphs in graphs."""
+"""One step of an edit, and helpers of all steps: name lookup with suggestions, values by name, copies of graphs."""
 
 from __future__ import annotations
 
@@ -19,27 +19,27 @@ _LISTED = 6
 
 @dataclass(frozen=True, slots=True)
 class Judge:
-    """How steps are validated: `samples` made-up feeds of this `seed`, where the caller gave none."""
+    """Validates steps, on `samples` made-up feeds of this `seed` where the caller gave none."""
 
     samples: int = 4
     seed: int = 0
 
     def compare(self, expected: Model, edited: Model, feeds: Sequence[Feeds] | None, inner: bool = True) -> Comparison:
-        """The comparison of two models of one interface; `inner` values too, where equal names mean equal values."""
+        """Compare two models of one interface; `inner` values too, where equal names mean equal values."""
         return compare(expected, edited, feeds, self.samples, seed=self.seed, power=False, intermediates=inner)
 
 
 class Step(ABC):
     """One edit. No method changes the models it is given.
 
-    alone: the step is compared by itself, with `judge`; other steps are compared together with those around them.
+    alone: the step is compared by itself, with `judge`; consecutive other steps are compared together.
     """
 
     alone: ClassVar[bool] = False
 
     @property
     def keeps_names(self) -> bool:
-        """Inner values that have equal names before and after the step are equal."""
+        """Whether inner values with equal names before and after the step are equal."""
         return True
 
     @abstractmethod
@@ -47,20 +47,20 @@ class Step(ABC):
         """The edited model. OptionError where the step does not fit the model."""
 
     def expected(self, model: Model) -> Model:
-        """What the edited model has to compute, spelled out around the model before."""
+        """The specification of the edited model: the given model with plain nodes around it."""
         return model
 
     def judge(self, before: Model, after: Model, feeds: list[Feeds] | None, judge: Judge) -> Comparison:
-        """The comparison of the models before and after this step alone; `feeds` are those of the model before."""
+        """Compare the models before and after this step alone; `feeds` are those of the model before."""
         return judge.compare(self.expected(before), after, self.translate(before, feeds, judge))
 
     def translate(self, before: Model, feeds: list[Feeds] | None, judge: Judge) -> list[Feeds] | None:
-        """Feeds of the model before as feeds of the model after; None where they are to be made up."""
+        """Feeds of the model before, converted to the model after; None to make up feeds."""
         return feeds
 
 
 def named(name: str, known: Iterable[str], what: str) -> str:
-    """The name, if it is known. OptionError, with the one that may be meant, if not."""
+    """The name, if known. OptionError otherwise, with the closest known name."""
     names = list(known)
     if name in names:
         return name
@@ -69,7 +69,8 @@ def named(name: str, known: Iterable[str], what: str) -> str:
 
 
 def matching(patterns: Iterable[str], known: Iterable[str], what: str) -> list[str]:
-    """The known names that patterns such as `present.*` match, each once; a name itself comes first. OptionError."""
+    """The known names that patterns such as `present.*` match, each once; literal names win. OptionError for no
+    match."""
     names = list(known)
     found: dict[str, None] = {}
     for pattern in patterns:
@@ -80,7 +81,7 @@ def matching(patterns: Iterable[str], known: Iterable[str], what: str) -> list[s
 
 
 def input_names(model: Model) -> list[str]:
-    """The names of the inputs that have to be fed, and then those that have a default."""
+    """The names of the required inputs, then of inputs with a default."""
     return [v.name for v in sorted(model.graph.inputs, key=lambda v: v.default is not None)]
 
 
@@ -90,7 +91,7 @@ def output_names(model: Model) -> list[str]:
 
 
 def values_by_name(graph: Graph) -> dict[str, Value]:
-    """Inputs and computed values of a root graph by their names in the file, results by those of the outputs."""
+    """Inputs and computed values of a root graph by their names in the file, results by output names."""
     values = {value.name: value for value in graph.inputs}
     for port, value in zip(graph.ports, graph.outputs):
         if value.constant is None:
@@ -103,7 +104,7 @@ def values_by_name(graph: Graph) -> dict[str, Value]:
 
 
 def with_graph(model: Model, graph: Graph) -> Model:
-    """The model with another root graph, whose types are inferred, and the functions that this one calls."""
+    """The model with another root graph, its types inferred, and only the functions that it calls."""
     copy = replace(clone_model(model), graph=graph)
     drop_uncalled(copy)
     infer_types(copy)
@@ -111,7 +112,8 @@ def with_graph(model: Model, graph: Graph) -> Model:
 
 
 def reentered(model: Model, enter: Callable[[Graph, Value], Value]) -> Model:
-    """The model with other inputs: `enter(graph, v)` adds to the new graph what stands for input v, and returns it."""
+    """The model with other inputs: `enter(graph, v)` adds the replacement of input v to the new graph, and returns
+    it."""
     source = clone_graph(model.graph)
     graph, values = Graph(source.name), dict[Value, Value]()
     for value in source.inputs:
@@ -123,16 +125,16 @@ def reentered(model: Model, enter: Callable[[Graph, Value], Value]) -> Model:
 
 
 def same_input(graph: Graph, value: Value) -> Value:
-    """An input as it was."""
+    """Copies an input unchanged."""
     copy = graph.add_input(Value(value.type, value.name))
     copy.default, copy.doc, copy.metadata = value.default, value.doc, value.metadata
     return copy
 
 
 def append(graph: Graph, nodes: Iterable[Node], values: dict[Value, Value], *, again: bool = False) -> None:
-    """Append copies of nodes that read `values[v]` in place of v; their own outputs are added to `values`.
+    """Append copies of nodes that read `values[v]` in place of v; adds the copies' outputs to `values`.
 
-    again: the graph has these nodes already, the copies have no names.
+    again: the graph contains the original nodes, so the copies get no names.
     """
     for node in nodes:
         copy = graph.append(clone_node(node, values))
@@ -141,7 +143,7 @@ def append(graph: Graph, nodes: Iterable[Node], values: dict[Value, Value], *, a
 
 
 def results(graph: Graph, values: Mapping[Value, Value]) -> list[Value]:
-    """What became of the results of a graph whose nodes were copied; constants are copied anew."""
+    """The copies of a graph's results, after copying its nodes; constants are copied here."""
     return [values[v] if v in values else Value(v.type, v.name, constant=v.constant) for v in graph.outputs]
 
 

@@ -1,4 +1,4 @@
-"""Helpers for tests: an assertion that models are equivalent, and random models to try passes on."""
+"""Helpers for tests: an assertion that models are equivalent, random models for passes, shrinking of failures."""
 
 from .equivalent import assert_equivalent
 from .shrinking import shrink

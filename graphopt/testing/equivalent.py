@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from ..onnx_io.source import ModelSource
 
 _READ = 80
-"""Nodes of the largest model whose text is printed: about what one reads in one sitting."""
+"""Nodes of the largest model printed as text: about as many as one reads at once."""
 
 
 def assert_equivalent(
@@ -26,9 +26,9 @@ def assert_equivalent(
 ) -> Comparison:  # fmt: skip
     """Assert that the candidate `b` computes the results of the original `a`; the arguments are `graphopt.compare`'s.
 
-    `min_power` also asks that this share of 1 % perturbations of single weights would have been noticed. Returns the
-    comparison; raises AssertionError with its text unless the models are equal (unverified is not equal), and with the
-    original as text and the path where it was saved, if it is small.
+    `min_power`: the least share of 1 % perturbations of single weights that the comparison must notice. Returns the
+    comparison; raises AssertionError with its text unless the models are equal (unverified is not equal), and with a
+    small original's text and the path where it was saved.
     """
     from ..equivalence import compare
 
@@ -44,9 +44,9 @@ def assert_equivalent(
 
 
 def failing_example(model: ModelSource | Model) -> str:
-    """A small model as IR text, with the path of the file that it was saved in; "" for a large or broken one.
+    """A small model as IR text, with the path of its saved file; "" for a large or broken model.
 
-    The file is named after the test that runs (by pytest), so that the last example a shrinking search tried is kept.
+    The file is named after the running pytest test, so that the last example of a shrinking search remains.
     """
     from .. import onnx_io
     from ..ir import Model, to_text

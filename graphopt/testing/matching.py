@@ -1,4 +1,4 @@
-"""Graphs that match a rule: nodes for its pattern, with the operands, constants and attributes that it leaves open."""
+"""Random graphs that match a rule's pattern, with operands, constants and attributes that the pattern leaves open."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ from .sketch import WIDE, Sketch
 _BY_NAME: dict[str, tuple[float, ...]] = {
     "eps": (1e-5, 1e-3), "epsilon": (1e-5, 1e-3), "low": (0.0, -1.0), "high": (6.0, 1.0), "slope": (0.1, 0.25),
 }  # fmt: skip
-"""The usual values of constants of these names."""
+"""Typical values of constants by their names in patterns."""
 _ATTRIBUTES = (0, 1, -1, 2, 3, -2, (1,), (-1,), (0,), (2, 3), (1, 1), 0.5, 1.0, "constant", "linear", "NOTSET")
 
 
 def block_for(rule: Rule) -> Callable[[Sketch], Value]:
-    """A block that appends nodes which the pattern of `rule` matches; the rule's function may still decline them."""
+    """A block that appends a match of `rule`'s pattern; the rule's function may still decline it."""
 
     def block(s: Sketch) -> Value:
         if not rule.min_opset <= s.opset <= rule.max_opset:
@@ -33,7 +33,7 @@ def block_for(rule: Rule) -> Callable[[Sketch], Value]:
 
 
 class _Occurrence:
-    """One occurrence of a pattern: the nodes appended for it and the operands bound so far."""
+    """One occurrence of a pattern: its appended nodes and the operands bound so far."""
 
     def __init__(self, sketch: Sketch) -> None:
         self.s = sketch
@@ -43,7 +43,7 @@ class _Occurrence:
         self.axes: tuple[int, ...] = ()
 
     def node(self, pattern: OpPattern, ranks: Sequence[int]) -> Value:
-        """The output that a pattern stands for; the same pattern stands for the same node."""
+        """The output of a pattern's node; the same pattern, by name or identity, always yields the same node."""
         key = pattern.name or id(pattern)
         if key not in self.outputs:
             self.outputs[key] = self._append(pattern, ranks)
@@ -128,7 +128,7 @@ class _Occurrence:
         return partner(s, data, low=0.5 if op == "Div" else -1.0)
 
     def _axes(self, op: str, data: Value, attrs: dict[str, Any]) -> Value | None:
-        """The axes of a reduction, the same ones in all of the pattern; an attribute in older opsets."""
+        """The axes of a reduction, equal throughout the pattern; an attribute in older opsets."""
         s, rank = self.s, self.s.rank(data)
         if not self.axes or max(self.axes) >= rank:
             self.axes = s.choose([axes for axes in ((-1,), (rank - 1,), tuple(range(2, rank))) if axes and rank])

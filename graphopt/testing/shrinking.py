@@ -1,4 +1,4 @@
-"""Make a failing model small enough to look at."""
+"""Shrink a failing model to a readable size."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 
 def shrink(model: ModelSource, fails: Callable[[onnx.ModelProto], bool]) -> onnx.ModelProto:
-    """A piece of a model on which `fails` is still true, minimal in that no single node of it can go.
+    """A piece of a model on which `fails` is still true, minimal in that no single node can be removed.
 
     model: path, bytes, `onnx.ModelProto` or `onnx_ir.Model`. Values that the piece reads from the rest of the model
     become inputs. ValueError if the whole model does not fail.
@@ -26,7 +26,7 @@ def shrink(model: ModelSource, fails: Callable[[onnx.ModelProto], bool]) -> onnx
     def holds(piece: Model) -> bool:
         try:
             proto = onnx_io.to_proto(piece)
-        except Exception:  # a piece that cannot be written is no smaller example
+        except Exception:  # a piece that cannot be emitted is no smaller example
             return False
         return fails(proto)
 

@@ -19,7 +19,7 @@ FLOATS = (DType.FLOAT, DType.DOUBLE, DType.FLOAT16)
 INTEGERS = (DType.INT64, DType.INT32)
 WIDE = (DType.FLOAT, DType.DOUBLE)
 LIMITS = {DType.FLOAT16: 60.0}
-"""Magnitudes (1e4 by default) beyond which a value is no operand, so that results neither overflow nor drown in
+"""Magnitudes (1e4 by default) beyond which a value serves as no operand, so that results neither overflow nor drown in
 noise: 60 squared, summed over a few terms, stays within half precision."""
 
 
@@ -27,8 +27,8 @@ noise: 60 squared, summed over a few terms, stays within half precision."""
 class ValueFacts:
     """Facts of a value beside its type.
 
-    bound: a magnitude that it hardly exceeds. steady: no rewrite moves it by even a rounding. Only steady values go
-    into operators that jump (Floor, ArgMax, a Cast to integers, QuantizeLinear).
+    bound: a magnitude that the value hardly exceeds. steady: no rewrite changes the value, not even by rounding. Only
+    steady values enter discontinuous operators (Floor, ArgMax, a Cast to integers, QuantizeLinear).
     """
 
     bound: float
@@ -39,8 +39,8 @@ class ValueFacts:
 class Sketch:
     """Grows one graph. Every `node` is appended at once; `pool` holds the values that later blocks may read.
 
-    weights: constants that a later `weight` may share. results: values that become outputs of the model, though other
-    nodes read them. depth: of nested graphs.
+    weights: constants that a later `weight` may share. results: values that become outputs of the model even if other
+    nodes read them. depth: nesting level of this graph.
     """
 
     rng: random.Random
@@ -97,7 +97,7 @@ class Sketch:
         return self.constant(np.array(numbers, np.int64))
 
     def weight(self, shape: Sequence[int], dtype: DType = DType.FLOAT, low: float = -1.0, high: float = 1.0) -> Value:
-        """A constant of numbers between `low` and `high`; sometimes one that other nodes read as well."""
+        """A constant of numbers between `low` and `high`; sometimes one shared with other nodes."""
         shared = [
             v for v in self.weights
             if v.constant is not None and v.constant.shape == tuple(shape) and v.constant.dtype == dtype
@@ -126,7 +126,7 @@ class Sketch:
         return len(self.shape(value))
 
     def size(self, value: Value, axis: int) -> int:
-        """A size that is a number; Declined where it is symbolic, or there is no such axis."""
+        """A known size; Declined for a symbolic size or a missing axis."""
         shape = self.shape(value)
         dim = shape[axis] if -len(shape) <= axis < len(shape) else None
         if not isinstance(dim, int):
@@ -137,7 +137,7 @@ class Sketch:
         self, *dtypes: DType, ranks: Sequence[int] = (), steady: bool = False, bound: float = 0.0,
         where: Callable[[Value], bool] | None = None,
     ) -> Value:  # fmt: skip
-        """A value of the pool, more often a late one, of these element types, ranks and at most this magnitude."""
+        """A value of the pool, more often a recent one, of these element types and ranks, at most of this magnitude."""
         fits = [
             v
             for v in self.pool
@@ -201,7 +201,7 @@ class Sketch:
         return node.outputs
 
     def with_axes(self, op: str, x: Value, axes: Sequence[int], since: int, **attrs: Any) -> Value:
-        """A node whose axes are an attribute before opset `since`, an operand from then on."""
+        """A node with axes as an attribute before opset `since`, as an operand from then on."""
         if self.opset < since:
             return self.node(op, x, axes=tuple(axes), **attrs)
         return self.node(op, x, self.ints(*axes), **attrs)
@@ -234,7 +234,7 @@ STEADY = frozenset((
     "GlobalMaxPool", "Not", "And", "Or", "Xor", "Equal", "Less", "Greater", "LessOrEqual", "GreaterOrEqual",
     "ConstantOfShape", "Range", "Resize", "Trilu", "GatherElements", "ScatterND", "CumSum",
 ))  # fmt: skip
-"""Operators whose results are steady where their operands are: they round nothing that a rewrite could move."""
+"""Operators that keep values steady: they involve no rounding that a rewrite could change."""
 
 BROADCASTS = frozenset((
     "Add", "Sub", "Mul", "Div", "Max", "Min", "Pow", "Sum", "Mean", "Where", "PRelu", "Less", "Greater",
@@ -243,11 +243,11 @@ BROADCASTS = frozenset((
 
 _PRODUCTS = frozenset(f"com.microsoft::{op}" for op in ("MatMulIntegerToFloat", "DynamicQuantizeMatMul"))
 _KEEPS_TYPE = frozenset(f"com.microsoft::{op}" for op in ("Gelu", "FastGelu", "QuickGelu"))
-"""Operators of onnxruntime, about which ONNX's inference knows nothing."""
+"""Operators of onnxruntime that keep their operand's type, unknown to ONNX's inference."""
 
 
 def _broadcast(shapes: Sequence[Sequence[Dim]]) -> bool:
-    """Whether shapes broadcast for any symbolic sizes; inference would take a symbol beside a number for the number."""
+    """Whether shapes broadcast whatever the symbolic sizes; inference would equate a symbol with a number."""
     for axis in range(1, max(map(len, shapes)) + 1):
         if len({shape[-axis] for shape in shapes if axis <= len(shape)} - {1}) > 1:
             return False
@@ -255,7 +255,7 @@ def _broadcast(shapes: Sequence[Sequence[Dim]]) -> bool:
 
 
 _UNIT = frozenset(("Sigmoid", "Tanh", "Softmax", "HardSigmoid", "Softsign", "Erf", "Sin", "Cos", "Sign"))
-# By how much results may exceed the operand, beside a factor of 2.
+# Addends by which results may exceed twice the operand.
 _GROWS = {"Softplus": 1.0, "Celu": 1.0, "Selu": 2.0, "LogSoftmax": 12.0, "Floor": 1.0, "Ceil": 1.0, "Round": 1.0}
 
 

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     import onnx
     from hypothesis.strategies import SearchStrategy
 
-OPSETS = (17, 13, 11, 12, 14, 15, 16, 18, 19, 20, 21, 22, 23, 24)  # a failing example shrinks to the first
+OPSETS = (17, 13, 11, 12, 14, 15, 16, 18, 19, 20, 21, 22, 23, 24)  # failing examples shrink to the first
 
 
 def graphs(
@@ -33,8 +33,8 @@ def graphs(
     quantization, infinite constants and attention with caches (`families`: elementwise, layout, linear, idioms, sizes,
     control, quantized, infinite, caches), with symbolic sizes, all of f32, f16, f64, i64, i32, bool, u8 and i8, shared
     weights, dead ends, results taken from the middle, at one of `opsets`. Two blocks in five match the pattern of a
-    rule in `matching`, so that these fire often; with the `target` onnxruntime there are also operators that only its
-    CPU provider has.
+    rule in `matching`, so that these rules fire often; with the `target` onnxruntime, operators of its CPU provider
+    alone occur, too.
     `graphopt.equivalence.synthesise` makes inputs for them. Failures shrink to few blocks; `shrink` goes on
     to single nodes.
 
@@ -53,7 +53,7 @@ def random_graph(
     families: Sequence[str] = tuple(FAMILIES), matching: Sequence[Rule] = (),
     target: str = "portable",
 ) -> onnx.ModelProto:  # fmt: skip
-    """The random model of a seed, or drawn by a `random.Random`; see `graphs`."""
+    """The random model of a seed, or of a `random.Random`; see `graphs`."""
     from .. import onnx_io
 
     rng = random.Random(seed) if isinstance(seed, int) else seed
@@ -90,7 +90,7 @@ def _add_inputs(s: Sketch) -> None:
 
 
 def _set_outputs(s: Sketch) -> None:
-    """Most unread values become outputs, some stay dead; sometimes a value that other nodes read is one as well."""
+    """Make most unread values outputs, leave some dead; sometimes a value with readers becomes an output, too."""
     graph = s.graph
     computed = [v for node in graph for v in node.outputs]
     ends = [v for v in computed if v.is_unused]
@@ -103,8 +103,8 @@ def _set_outputs(s: Sketch) -> None:
 
 
 def _respell(s: Sketch, proto: onnx.ModelProto) -> onnx.ModelProto:
-    """Other spellings of the same graph: constants as Constant nodes or as initializers that are also inputs, a node as
-    a call of a function, inner types left out.
+    """Equivalent forms of a graph: constants as Constant nodes or as initializers that are also inputs, a node as a
+    function call, inner types omitted.
     """
     import onnx
 

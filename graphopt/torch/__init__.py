@@ -31,13 +31,12 @@ def to_module(model: ModelSource | Model) -> Any:
 
 
 def from_module(module: Any, model: ModelSource | Model) -> onnx.ModelProto:
-    """The model with the weights of a module that `to_module` made of it, or of a model with the same names.
+    """The model with the weights of a module that `to_module` built from it, or from a model with the same names.
 
-    Everything else is as it was: names, metadata, external data, and the bytes of each tensor that was not changed. A
-    changed tensor of external data is in the returned model itself. Weights in another precision are rounded to that
-    of the file.
+    All else is unchanged: names, metadata, external data, and the bytes of each unchanged tensor. A changed tensor of
+    external data is stored in the returned model itself. Weights in another precision are rounded to the file's.
 
-    InputError where a tensor that was changed is missing in the model, or has another shape.
+    InputError where a changed tensor is missing in the model, or has another shape.
     """
     _require()
     from .weights import written_back
@@ -46,7 +45,7 @@ def from_module(module: Any, model: ModelSource | Model) -> onnx.ModelProto:
 
 
 def TorchSession(model: ModelSource | Model) -> Any:
-    """The model run by torch, with the face of onnxruntime's sessions: `run(names, feeds)`, `get_inputs()`,
+    """The model run by torch, with the interface of onnxruntime's sessions: `run(names, feeds)`, `get_inputs()`,
     `get_outputs()`."""
     _require()
     from .session import Session

@@ -1,4 +1,4 @@
-"""Tensors of torch, arrays of numpy and constants of the IR, in every element type that both have."""
+"""Conversions between torch tensors, numpy arrays and IR constants, for all element types that torch supports."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ DTYPES: dict[DType, Any] = {
     DType.UINT64: torch.uint64, DType.COMPLEX64: torch.complex64, DType.COMPLEX128: torch.complex128,
     DType.INT4: torch.int8, DType.UINT4: torch.uint8,
 }  # fmt: skip
-"""Element types in torch, which keeps integers of 4 bits in 8."""
+"""Torch's element types; integers of 4 bits are stored in 8."""
 
 
 def dtype_of(number: int) -> Any:
@@ -30,10 +30,10 @@ def dtype_of(number: int) -> Any:
 
 
 def to_tensor(constant: Constant) -> Any:
-    """A constant as a tensor of its own memory."""
+    """A constant as a tensor with its own memory."""
     array = np.array(constant.array())
     if array.dtype == object or array.dtype.kind in "US":
-        return array  # strings, which pass through
+        return array  # strings pass through unchanged
     wanted = dtype_of(constant.type.dtype)
     if wanted is torch.bfloat16:
         return torch.from_numpy(array.view(np.int16)).view(torch.bfloat16)
@@ -43,7 +43,7 @@ def to_tensor(constant: Constant) -> Any:
 
 
 def to_array(tensor: Any) -> Array:
-    """A tensor as an array; sequences as lists of these."""
+    """A tensor as an array; a sequence as a list of arrays."""
     if isinstance(tensor, list):
         return [to_array(t) for t in tensor]  # type: ignore[return-value]
     if not isinstance(tensor, torch.Tensor):

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 
 class OnnxModule(torch.nn.Module):
-    """An ONNX model as a module; `graphopt.torch.to_module` makes it."""
+    """An ONNX model as a module, built by `graphopt.torch.to_module`."""
 
     def __init__(self, source: ModelSource | Model) -> None:
         super().__init__()
@@ -61,8 +61,8 @@ class OnnxModule(torch.nn.Module):
             self._places[number] = (store, key)
 
     def _store(self, name: str) -> tuple[Any, str]:
-        """The submodule for a name with dots, and the name there. Written past `register_parameter`, which refuses
-        names that modules have attributes of, or no characters: ONNX has both."""
+        """The submodule for a dotted name, and the name in it. Bypasses `register_parameter`, which refuses empty names
+        and names of module attributes: ONNX has both."""
         *folders, last = name.split(".")
         store: Any = self
         for folder in folders:
@@ -70,8 +70,8 @@ class OnnxModule(torch.nn.Module):
         return store, last
 
     def forward(self, *arguments: Any, **named: Any) -> Any:
-        """The output, or a tuple of them, for the inputs in their order or by name; also for weights by name that are
-        inputs of the model with a default."""
+        """The output, or a tuple of several, for the inputs in order or by name; inputs with a default, such as
+        weights, may be given by name."""
         given = dict(zip(self.input_names, arguments), **named)
         unknown = [name for name in given if name not in self.input_names and name not in self._replaceable]
         if unknown or len(arguments) > len(self.input_names):
@@ -80,7 +80,7 @@ class OnnxModule(torch.nn.Module):
         return made[0] if len(made) == 1 else tuple(made)
 
     def results(self, given: dict[str, Any]) -> list[Any]:
-        """All outputs for inputs by name. InputError where one is missing."""
+        """All outputs for inputs by name. InputError for a missing input."""
         values: Values = {}
         device = None
         for number, (store, key) in self._places.items():
@@ -107,7 +107,7 @@ def _held(constant: Constant, name: str) -> Any:
 
 
 def digest(tensor: Any) -> bytes:
-    """A fingerprint of a tensor's elements, by which `from_module` finds what was trained."""
+    """A fingerprint of a tensor's elements, by which `from_module` detects trained tensors."""
     return hashlib.blake2b(np.ascontiguousarray(to_array(tensor)).tobytes(), digest_size=16).digest()
 
 
@@ -120,7 +120,8 @@ def _as_tensor(value: Any, kind: Any, device: Any) -> Any:
 
 
 def _in_type(made: Any, kind: Any) -> Any:
-    """Codes of fake quantization are floats on the way, so that they have gradients; a result is what was declared."""
+    """A result in its declared type: codes of fake quantization are floats in the module, so that they have
+    gradients."""
     if isinstance(made, torch.Tensor) and isinstance(kind, TensorType) and kind.dtype.is_integer:
         wanted = getattr(torch, kind.dtype.name.lower(), None)
         if made.is_floating_point() and wanted is not None and kind.dtype is not DType.BOOL:

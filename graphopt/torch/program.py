@@ -1,5 +1,5 @@
-"""A graph as steps over numbered values: what a module runs. Nested graphs share the numbers, so that captures need
-nothing of their own."""
+"""A graph as steps over numbered values, run by a module. Nested graphs share the numbering, so that captures need no
+special handling."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ Values = dict[int, Any]
 
 @dataclass(frozen=True, slots=True)
 class Call:
-    """What an operator's function knows of its node. outputs: how many are asked for; nested: graphs by attribute."""
+    """The node of an operator's function. outputs: number of outputs requested; nested: graphs by attribute."""
 
     op: str
     name: str
@@ -35,7 +35,7 @@ class Call:
 
 @dataclass(frozen=True, slots=True)
 class Step:
-    """One node: the function of its operator, the numbers of what it reads (-1 for a missing operand) and writes."""
+    """One node: its operator's function, the numbers of its operands (-1 for a missing one) and of its results."""
 
     function: Callable[..., Any]
     call: Call
@@ -52,7 +52,7 @@ class Program:
     steps: list[Step] = field(default_factory=list)
 
     def run(self, values: Values, arguments: Sequence[Any]) -> list[Any]:
-        """The results for these arguments; all values are left in `values`."""
+        """The results for these arguments; stores all values in `values`."""
         values.update(zip(self.inputs, arguments))
         for step in self.steps:
             operands = [None if i < 0 else values[i] for i in step.reads]

@@ -1,4 +1,4 @@
-"""A model run by torch with the face of an onnxruntime session: another runtime to compare results with."""
+"""A model run by torch with the interface of an onnxruntime session: a second runtime to compare results with."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Weights of a module back into the file that it was made of."""
+"""Write a module's weights back into the file that the module was built from."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Two Casts around operators that only move elements: the elements keep the type that they come in."""
+"""Two Casts around operators that only move elements: the elements keep their original type."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ HOLDS: dict[DType, tuple[DType, ...]] = {
 }  # fmt: skip
 """For each element type, the types that represent all its values."""
 
-_LARGEST = 32  # operators between the Casts, to bound the search: the time of a pass grows with it, nothing else
+_LARGEST = 32  # the most operators between the Casts: a bound on the time of the search alone
 
 
 @graph_pass("drop-cast-islands")

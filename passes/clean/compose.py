@@ -90,7 +90,7 @@ def drop_zero_states(graph: Graph, context: Context) -> int:
     return changes
 
 
-_FAR, _LARGEST = (16, 1 << 16)  # operators before an initial state, and elements of it, looked at: bounds on time
+_FAR, _LARGEST = (16, 1 << 16)  # the most operators examined before an initial state, and its elements: bounds on time
 _KEEPS_ZERO = frozenset(("Slice", "Expand", "Unsqueeze", "Squeeze", "Reshape", "Transpose", "Identity", "Tile"))
 
 

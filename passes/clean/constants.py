@@ -54,9 +54,9 @@ def _groups(graph: Graph) -> Iterator[list[Value]]:
 
 
 def _place(value: Value, root: Graph) -> object:
-    """The nested graph that a constant must stay in, None if it may be emitted in any.
+    """The nested graph that a constant must stay in, None if any graph will do.
 
-    onnxruntime finds some operands of integer operators, such as codes of weights, in the graph of their reader only.
+    onnxruntime accepts some constant operands of integer operators, such as weight codes, only in the reader's graph.
     """
     users = value.users
     places = {user.graph for user in users}

@@ -13,7 +13,7 @@ from ...pipeline.passes import graph_pass
 from ...rewrite import Context, origins_of
 from ...rewrite.pattern import COMMUTATIVE
 
-_LARGEST = 4096  # elements of a tensor attribute that is compared: a bound on time, exporters repeat small ones
+_LARGEST = 4096  # the most elements of a compared tensor attribute: a bound on time; exporters repeat small ones
 
 
 @graph_pass("merge-common-subexpressions")
@@ -46,7 +46,7 @@ def _merge(graph: Graph, seen: dict[Hashable, Node], context: Context) -> int:
 
 
 def _key(node: Node) -> Hashable | None:
-    """A key that is equal for nodes of equal results; None for nodes that must not be merged."""
+    """A key that is equal for nodes with equal results; None for nodes that must not be merged."""
     if node.subgraphs or not is_deterministic(node):
         return None
     attrs = []
@@ -76,5 +76,5 @@ def _attribute(value: Any) -> Hashable | None:
 
 
 def _may_stand_for(known: Node, node: Node) -> bool:
-    """Not both are results of a graph: the file needs a node of its own for the name of each."""
+    """Whether `known` may replace `node`: not if both yield graph outputs, each of which needs a node for its name."""
     return not any(a.is_result and b.is_result for a, b in zip(known.outputs, node.outputs))

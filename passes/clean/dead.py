@@ -1,4 +1,4 @@
-"""Dead code: nodes whose results nobody reads, in every graph of the model."""
+"""Dead code: nodes with unused results, in every graph of the model."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def _sweep(graph: Graph, context: Context) -> int:
 
 
 def is_pure(node: Node) -> bool:
-    """The node has no side effects."""
+    """Whether the node has no side effects."""
     model = None if node.graph is None else model_of(node.graph)
     function = None if model is None else model.functions.get(FunctionId(node.domain, node.op_type, node.overload))
     if function is not None:

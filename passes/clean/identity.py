@@ -95,7 +95,7 @@ def _same_order(node: Node) -> bool:
 
 
 def _same_shape(node: Node) -> bool:
-    """Reshape: every size is kept, but one at most, and the number of elements, if not 0, tells that one."""
+    """Reshape: every size but at most one is kept, and that one follows from the number of elements, if not 0."""
     before, wanted = shape_of(node.inputs[0]), integers(node, 1, "shape")
     after = shape_of(node.output)
     if before is not None and before == after and all(isinstance(d, int) for d in before):

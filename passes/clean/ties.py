@@ -1,4 +1,4 @@
-"""A head that is tied to the table of its words is stored once, also where an exporter wrote it a second time."""
+"""A head tied to the embedding table is stored once, even where an exporter wrote a second copy."""
 
 from __future__ import annotations
 
@@ -9,17 +9,17 @@ from ...pipeline.passes import graph_pass
 from ...rewrite import Builder, Context
 
 _LEAST = 1 << 20
-"""Bytes from which a second copy is worth the node that takes its place: a thousand times what that adds to a file."""
+"""Bytes from which a second copy is worth replacing by a node: a thousand times the node's bytes in a file."""
 
 _ROWS = 1024
-"""Rows compared at a time, so that no second copy is made in memory; no tuned number."""
+"""Rows compared at a time, so that no copy is made in memory; not tuned."""
 
 
 @graph_pass("tie-heads")
 def tie_heads(graph: Graph, context: Context) -> int:
     """x W = x transpose(T), where W is the transpose of a table T from which the model gathers
 
-    onnxruntime transposes T once, when it loads the model. Left to other targets, which may do so in every run.
+    onnxruntime transposes T once, when it loads the model. Not for other targets, which may transpose in every run.
     """
     if context.target == "graphopt":
         return 0

@@ -6,7 +6,7 @@ from ...ir import RETURN, DType, Node, Value
 from ...ops import attr
 
 _READERS = 64
-"""Values that are followed: a bound on time, of a walk at each x + 0. What lies further is trusted to tell nothing."""
+"""Values followed per x + 0: a bound on time. Values further away are assumed not to distinguish −0."""
 
 _ONE_RESULT = frozenset(
     (
@@ -21,7 +21,7 @@ _ONE_RESULT = frozenset(
 
 
 def sign_of_zero_tells(value: Value) -> bool:
-    """A reader of `value`, or of what is computed from it, may give another number for −0 than for +0.
+    """Whether a reader of `value`, or of values computed from it, may give another number for −0 than for +0.
 
     Results of the model do not count: −0 equals +0.
     """

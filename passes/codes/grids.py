@@ -1,4 +1,4 @@
-"""QuantizeLinear and DequantizeLinear with one scale: a grid of floats, whose points are numbered by codes."""
+"""QuantizeLinear and DequantizeLinear with one scale: a grid of floats, indexed by codes."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ class Grid:
         return int(self.codes(np.array(x)))
 
     def holds(self, x: Array) -> bool:
-        """Every number is on the grid."""
+        """Whether every number is on the grid."""
         return bool(np.array_equal(self.floats(self.codes(x)), np.asarray(x, np.float32)))
 
     def floats(self, codes: Array) -> Array:

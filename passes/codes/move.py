@@ -14,7 +14,7 @@ from ...pipeline.passes import graph_pass
 from ...rewrite import Builder, Context, origins_of
 from .grids import Grid, grid_of
 
-_LARGEST = 64  # operators of a region: a bound on time
+_LARGEST = 64  # the most operators of a region: a bound on time
 _MOVES = MOVES | {"Split", "Pad", "Resize"}
 _PICKS = frozenset(("MaxPool", "ReduceMax", "ReduceMin"))
 """Operators that choose elements of their operand by order: codes have the order of their floats."""
@@ -40,7 +40,7 @@ def move_codes(graph: Graph, context: Context) -> int:
 
 @dataclass(slots=True)
 class _Region:
-    """Operators between DequantizeLinear and QuantizeLinear. sources: the floats that enter, with their codes."""
+    """Operators between DequantizeLinear and QuantizeLinear. sources: the entering floats, with their codes."""
 
     graph: Graph
     grid: Grid
@@ -49,7 +49,7 @@ class _Region:
 
     @classmethod
     def behind(cls, write: Node, grid: Grid) -> _Region | None:
-        """The moves before a QuantizeLinear, back to floats that come from codes of its grid; None for others."""
+        """The moves before a QuantizeLinear, back to floats dequantized from codes of its grid; else None."""
         assert write.graph is not None and write.inputs[0] is not None
         region, open_values = cls(write.graph, grid), [write.inputs[0]]
         while open_values:
@@ -79,7 +79,7 @@ class _Region:
         return writes, any(user not in self.moves and user not in writes for user in value.users)
 
     def gain(self) -> int:
-        """Nodes removed less those added."""
+        """Nodes removed minus nodes added."""
         readers = [self._readers(value) for node in self.moves for value in node.outputs]
         reads = {value.producer for value in self.sources if value.producer is not None}
         freed = sum(all(user in self.moves for user in node.output.users) for node in reads)
@@ -107,7 +107,7 @@ class _Region:
         return 1
 
     def _move(self, build: Builder, node: Node, codes: dict[Value, Value]) -> None:
-        """Build `node` on codes, and enter the codes of its results."""
+        """Build `node` on codes, and record the codes of its results."""
         inputs = [codes.get(v, v) if v is not None else None for v in node.inputs]
         if node.op == "Pad":
             fill = node.constant(2)
@@ -117,7 +117,7 @@ class _Region:
         codes.update(zip(node.outputs, build.nodes[-1].outputs))
 
     def _hand_over(self, node: Node, value: Value, code: Value) -> None:
-        """Give the users of a moved value its codes, or floats dequantized from them."""
+        """Connect the users of a moved value to its codes, or to floats dequantized from them."""
         graph, (writes, outside) = self.graph, self._readers(value)
         for write in writes:
             graph.replace_uses(write.output, code)

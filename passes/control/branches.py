@@ -29,7 +29,7 @@ def _inline(graph: Graph, context: Context) -> int:
 
 
 def _taken(node: Node) -> Graph | None:
-    """The branch that always runs, None if that is not known."""
+    """The branch that always runs, None if unknown."""
     condition = node.constant(0) if node.op == "If" else None
     if condition is None or condition.size != 1:
         return None

@@ -12,7 +12,7 @@ from ...pipeline.passes import graph_pass
 from ...rewrite import Context
 from .splice import splice
 
-_DEPTH = 32  # rounds, one for each level of functions that call functions; ONNX forbids recursion
+_DEPTH = 32  # the most rounds, one per level of nested calls; ONNX forbids recursion
 
 
 @graph_pass("inline-functions")
@@ -81,13 +81,13 @@ def _means_the_same(model: Model, body: Model, node: Node) -> bool:
 
 
 class _Attributes:
-    """Values of the attributes of a function, to which its nodes refer by name: those of the call, or defaults."""
+    """The attributes of a function call, to which the body's nodes refer by name: from the call, or defaults."""
 
     def __init__(self, call: Node, defaults: dict[str, Any]) -> None:
         self.call, self.defaults = call, defaults
 
     def can_resolve(self, node: Node) -> bool:
-        """Every reference of the node can be resolved."""
+        """Whether every attribute reference of the node can be resolved."""
         return all(self._value(v)[0] for v in node.attrs.values() if isinstance(v, Opaque))
 
     def _value(self, value: Opaque) -> tuple[bool, Any]:
@@ -101,7 +101,7 @@ class _Attributes:
         return (True, None) if default is None else _plain(default)
 
     def resolve(self, graph: Graph, node: Node, values: dict[Value, Value]) -> None:
-        """Put values in the place of a node's references; a Constant node that gets one becomes a constant."""
+        """Replace a node's attribute references by values; a Constant node with a reference becomes a constant."""
         for name, value in list(node.attrs.items()):
             if isinstance(value, Opaque):
                 graph.set_attr(node, name, self._value(value)[1])

@@ -17,7 +17,7 @@ from .splice import insert_body
 def inline_loops(graph: Graph, context: Context) -> int:
     """loop(1, true, x) f = f(0, true, x)"""
     changes = 0
-    for inner in reversed(list(graph.graphs())):  # inner ones first: a body that was inlined is read no more
+    for inner in reversed(list(graph.graphs())):  # inner loops first: an inlined body is not visited again
         for node in inner:
             body = node.attrs.get("body") if node.op == "Loop" else None
             if not isinstance(body, Graph) or len(body.inputs) != len(node.inputs):
@@ -55,7 +55,7 @@ def _number(value: Value | None) -> int | None:
 
 
 def _carries_all(node: Node) -> bool:
-    """Only carried values are used, of which all have initial values; scan outputs would be empty."""
+    """Whether only carried values are used, and all have initial values: scan outputs would be empty."""
     carried = len(node.inputs) - 2
     plain = all(v is not None for v in node.inputs[2:]) and not any(out.is_result for out in node.outputs)
     return plain and all(out.is_unused for out in node.outputs[carried:])

@@ -1,4 +1,4 @@
-"""Copies of bodies of If, Loop and functions, put before or in the place of their node."""
+"""Insert copies of bodies of If, Loop and functions before their node, or in its place."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable
 from ...ir import Graph, Node, Value, clone_node
 
 Adapt = Callable[[Node, "dict[Value, Value]"], None]
-"""Called with each copied node, and with the values that stand for those of the body so far."""
+"""Called with each copied node, and with the copies of the body's values so far."""
 
 
 def insert_body(
@@ -15,7 +15,7 @@ def insert_body(
 ) -> list[Value]:
     """Copy the nodes of `body` before `node`, with `inputs` for its inputs; returns the values of its results.
 
-    Values that it captures are visible at `node`, too.
+    Values captured by the body are visible at `node`, too.
     """
     values = {inner: value for inner, value in zip(body.inputs, inputs) if value is not None}
     for inner in body.snapshot():
@@ -29,7 +29,7 @@ def insert_body(
 def splice(
     graph: Graph, node: Node, body: Graph, inputs: Iterable[Value | None] = (), adapt: Adapt | None = None
 ) -> None:
-    """Put a copy of `body` in the place of `node`, whose results are those of the body in order."""
+    """Replace `node` by a copy of `body`, whose results replace the node's, in order."""
     for old, new in zip(node.outputs, insert_body(graph, node, body, inputs, adapt)):
         graph.replace_uses(old, new)
     graph.erase(node)

@@ -1,4 +1,4 @@
-"""Other spellings of the same computation: a later operator set, operators that a runtime is fast at."""
+"""Conversions to equivalent operators: of a later operator set, or faster in a runtime."""
 
 from .caches import raise_opset
 from .opset import check_convertible, convert_opset

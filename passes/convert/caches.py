@@ -1,4 +1,4 @@
-"""Models with a cache of keys, or with RMSNorm, go to the operator set in which these are operators.
+"""Raise models with a cache of keys, or with RMSNorm, to the operator set in which these are operators.
 
 onnxruntime's Attention of opset 23 takes earlier keys and values, fewer heads of keys than of queries, and any mask, in
 batches, too; its own GroupQueryAttention takes one prompt at a time where there are earlier keys, is causal, and is
@@ -35,7 +35,7 @@ def raise_opset(graph: Graph, context: Context) -> int:
     trial = clone_model(model)
     try:
         convert.run(trial.graph, Context(target=context.target))
-    except OptionError:  # an operator without a form in that opset
+    except OptionError:  # some operator has no form in that opset
         return 0
     return int(convert.run(graph, context) or 0)
 
@@ -61,7 +61,7 @@ def _is_mean_square(node: Node) -> bool:
 
 
 def _is_implemented() -> bool:
-    """The installed onnxruntime has Attention with a cache and a mask of truth values."""
+    """Whether the installed onnxruntime has Attention with a cache and a boolean mask."""
     heads, allowed = TensorType(DType.FLOAT, (1, 1, 1, 2)), TensorType(DType.BOOL, (1, 1, 1, 2))
     x = [Value(type=allowed if slot == 3 else heads) for slot in range(6)]
     return is_implemented(Node("Attention", x, None, 3), {"": _ATTENTION})

@@ -75,7 +75,7 @@ def _convert_body(body: Model, model: Model, to: int) -> int:
 
 
 def _step_up(node: Node, start: int, to: int) -> int:
-    """Take one node through the versions of its operator above `start`, which may become another operator there."""
+    """Convert one node through the versions of its operator above `start`; the operator itself may change."""
     changes = 0
     while versions := _versions(node.op, start, to):
         version = versions[0]
@@ -89,7 +89,7 @@ def _step_up(node: Node, start: int, to: int) -> int:
 
 
 def _adapt(node: Node, version: int) -> Node | None:
-    """The node in its form of that opset; None if it has that form already."""
+    """The node in the form of opset `version`; None if it has that form already."""
     adapter = ADAPTERS.get((node.op, version))
     if adapter is not None and node.graph is not None:
         return adapter(node.graph, node)

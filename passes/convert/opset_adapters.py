@@ -1,6 +1,6 @@
-"""Changes of operators beyond added types and options, each with the function that adapts a node of the old form.
+"""Adapters for changes of operators beyond added types and options, each for nodes of the old form.
 
-Source: ONNX's Changelog.md. An adapter edits the node in place, or puts other nodes in its place.
+Source: ONNX's Changelog.md. An adapter edits the node in place, or replaces it by other nodes.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ def _dtype(node: Node) -> np.dtype[Any]:
 
 
 def _to_input(name: str, slot: int) -> Adapter:
-    """Integers move from an attribute to an input."""
+    """An adapter that moves integers from an attribute to an input."""
 
     def adapt(graph: Graph, node: Node) -> Node:
         numbers = _take(graph, node, name)
@@ -54,7 +54,7 @@ def _to_input(name: str, slot: int) -> Adapter:
 
 
 def _set(name: str, value: Any) -> Adapter:
-    """Write out an option whose default changed, or that names what used to be the only choice."""
+    """An adapter that writes out an option whose default changed, or that was formerly the only choice."""
 
     def adapt(graph: Graph, node: Node) -> Node:
         if name not in node.attrs:
@@ -65,7 +65,8 @@ def _set(name: str, value: Any) -> Adapter:
 
 
 def _drop_only(name: str, allowed: Any, why: str) -> Adapter:
-    """Remove an option that the new form lacks; Declined, with the reason `why`, unless it was `allowed`."""
+    """An adapter that removes an option that the new form lacks; Declined, with reason `why`, unless it was
+    `allowed`."""
 
     def adapt(graph: Graph, node: Node) -> Node:
         if node.attrs.get(name, allowed) != allowed:

@@ -1,8 +1,8 @@
 """Powers of 1/4, 1/2 and 3/4 as square roots, which onnxruntime computes with vector instructions.
 
-Its LRN raises one element after another to a power; roots, and a mean over a window of channels, are among its fastest
-operators. The longer spelling is eight times as fast (`python -m tests.bench.rules spell_lrn`): on demand, and where a
-model is quantized, for LRN would be the slowest part of it by far.
+Its LRN computes a power element by element; roots, and a mean over a window of channels, are among its fastest
+operators. The longer form is eight times as fast (`python -m tests.bench.rules spell_lrn`): on demand, and where a
+model is quantized, in which LRN would be by far the slowest operator.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ def spell_lrn(build: Builder, x: Value, norm: Node) -> Value:
     none, one = (0,) * (len(type.shape) - 2), (1,) * (len(type.shape) - 2)
     pads = (size // 2, *none, size // 2, *none)
     axis = np.array([1], np.int64)
-    planes = build.Unsqueeze(build.Mul(x, x), axis)  # channels as an axis that a pool takes
+    planes = build.Unsqueeze(build.Mul(x, x), axis)  # makes channels an axis for pooling
     means = build.AveragePool(planes, kernel_shape=(size, *one), pads=pads, count_include_pad=1)
     total = build.Add(build.Mul(build.Squeeze(means, axis), np.float32(alpha)), np.float32(bias))
     return build.Div(x, _power(build, total, float(attr(norm, "beta", 0.75))))

@@ -1,7 +1,7 @@
-"""Assign float16 or float32 to nodes: as many in float16 as may be, with few Casts between the two.
+"""Assign float16 or float32 to nodes: as many in float16 as allowed, with few Casts between the two.
 
 A minimum cut (Picard and Ratliff 1975): a value that crosses between float16 and float32 costs one Cast, however many
-read it; work that could be in float16 costs more than any Cast; nodes that must not be are tied to float32.
+readers it has; a heavy node left in float32 costs more than any Cast; nodes without a float16 form are tied to float32.
 """
 
 from __future__ import annotations
@@ -17,29 +17,29 @@ from .constants import why_not_half
 from .slots import HalfSlots, counted, half_slots, is_float, touches_floats
 
 _LIGHT, _CAST, _HEAVY = 1, 4, 1 << 12
-"""Costs of a light and a heavy node in float32, and of a Cast: a light chain shorter than its two Casts stays so."""
+"""Costs of a light node in float32, a Cast and a heavy node: a light chain cheaper than two Casts stays float32."""
 _NEVER = 1 << 24
 """The capacity of edges that are never cut: above any sum of Casts, below overflow of 32 bits."""
 WEIGHT = 256
 """Elements from which on a constant counts as a weight."""
 _HALF, _FLOAT = 0, 1
-"""The two ends of the network."""
+"""The source and the sink of the network."""
 
 
 @dataclass(frozen=True, slots=True)
 class Candidates:
-    """The nodes that touch float32: the slots of those that may be float16, and why the others may not."""
+    """Nodes with float32 operands or results: the slots of those that may be float16, and why the others may not."""
 
     slots: dict[Node, HalfSlots]
     kept: dict[Node, str]
 
     def without(self, kept: Mapping[Node, str]) -> Candidates:
-        """Fewer candidates, and why."""
+        """The candidates less the nodes of `kept`."""
         return Candidates({n: s for n, s in self.slots.items() if n not in kept}, {**kept, **self.kept})
 
 
 def candidates(model: Model) -> Candidates:
-    """What may be float16 by operators, schemas and constants alone."""
+    """The candidates by operators, schemas and constants alone, without data."""
     slots: dict[Node, HalfSlots] = {}
     kept: dict[Node, str] = {}
     for node in model.graph.walk():
@@ -57,7 +57,7 @@ def candidates(model: Model) -> Candidates:
 
 def _require_constants(node: Node, slots: HalfSlots) -> None:
     if node.op in ("Clip", "Min", "Max"):
-        return  # a bound beyond the format is no bound: it becomes infinite
+        return  # a bound beyond float16 has no effect: it becomes infinite
     for slot in slots.inputs:
         constant = node.constant(slot)
         why = "" if constant is None else why_not_half(constant)
@@ -117,7 +117,7 @@ def is_heavy(node: Node, slots: HalfSlots) -> bool:
 
 
 def _add_value(network: _Network, value: Value, given: Candidates, vertices: Mapping[Node, int], is_free: bool) -> None:
-    """The two Casts that a value may need: to float32 behind a float16 node, to float16 before one."""
+    """Add the two Casts that a value may need: to float32 after a float16 node, to float16 before one."""
     producer = value.producer
     maker: int | None = _FLOAT
     if producer is None:

@@ -1,4 +1,4 @@
-"""Choices of the caller for single layers: which become float16; and what was decided, in the same words."""
+"""The caller's choices of float16 for single layers; and the decisions in the same words."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from .assign import Candidates, candidates, is_heavy
 
 
 def chosen(model: Model, given: Candidates, layers: Mapping[str, str]) -> Candidates:
-    """The candidates that the choices leave: layers named for float16, and operators without weights."""
+    """The candidates that the choices permit: layers named for float16, and operators without weights."""
     choices = chosen_for(_names(model), layers)
     kept = {node: "as it was chosen" for node, choice in choices.items() if choice != FLOAT16 and node in given.slots}
     unnamed = {n: "not chosen" for n, slots in given.slots.items() if n not in choices and is_heavy(n, slots)}
@@ -23,7 +23,7 @@ def named(model: Model, layers: Mapping[str, str]) -> list[Node]:
 
 
 def choices_of(model: Model, given: Candidates, stores: bool) -> dict[str, str]:
-    """What was decided of the model's nodes, by their names; `stores`: float32 nodes have their weights in float16."""
+    """The decision for each node, by its name; `stores`: weights of float32 nodes are stored in float16."""
     names, all_slots = _names(model), candidates(model).slots
     choices = {}
     for node, slots in all_slots.items():

@@ -1,4 +1,4 @@
-"""Constants in float16: what the format holds, and masks that lie beyond it."""
+"""Constants in float16: range checks, and masks beyond the range."""
 
 from __future__ import annotations
 
@@ -13,23 +13,22 @@ LARGEST = 65504.0
 SMALLEST_NORMAL = 2.0**-14
 """The smallest float16 with all its 11 bits."""
 MASK = -LARGEST
-"""In place of masks beyond the format: its exponential is zero, and beside it scores up to 16 vanish (the spacing is
-32), so that a row that is masked throughout stays even, as beside the largest float32.
+"""Replaces masks beyond the format: its exponential is zero, and added scores up to 16 vanish (the spacing is 32), so
+that a fully masked row stays uniform, as with the largest float32.
 """
 _STEPS = 16
-"""How many operators may lie between a mask and its Softmax: exporters spell up to nine."""
+"""The most operators between a mask and its Softmax: exporters write up to nine."""
 _THROUGH = MOVES | frozenset(POINTWISE) | frozenset(("Add", "Sub", "Mul", "Div", "Where", "Min", "Max", "Cast"))
 
 
 def halved(array: Array) -> Array:
-    """The array in float16, rounded to nearest; what lies beyond is infinite."""
+    """The array in float16, rounded to nearest; elements beyond the range become infinite."""
     with np.errstate(over="ignore", under="ignore"):
         return array.astype(np.float16)
 
 
 def why_not_half(constant: Constant) -> str:
-    """Why a constant cannot be float16, "" where it can: an element is too large, or one too small becomes zero that
-    is alone or whose loss is no rounding."""
+    """Why a constant cannot be float16, "" where it can: an element is too large, or all are below the normal range."""
     array = constant.array()
     if array.size == 0:
         return ""
@@ -65,13 +64,13 @@ def clamp_masks(graph: Graph) -> int:
 
 
 def _is_beyond(array: Array) -> bool:
-    """An element is finite and below float16, none is above."""
+    """Whether an element is finite and below float16's range, and none is above it."""
     finite = array[np.isfinite(array)]
     return bool(finite.size) and finite.min() < -LARGEST and finite.max() <= LARGEST
 
 
 def _reaches_softmax(node: Node) -> bool:
-    """Through cheap operators all that the node computes goes into Softmax operators."""
+    """Whether all of the node's results reach only Softmax operators, through cheap operators."""
     queue, seen, found = [(node, 0)], {node}, False
     while queue:
         current, depth = queue.pop()

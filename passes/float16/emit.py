@@ -28,13 +28,13 @@ def build(model: Model, given: Candidates, half: Set[Node], keep_io: bool, store
 
 
 def stored(model: Model) -> Model:
-    """A copy whose weights are float16 in the file, and all else as it was."""
+    """A copy with weights stored in float16 and all else unchanged."""
     return build(model, Candidates({}, {}), frozenset(), keep_io=True)
 
 
 def rounded(model: Model, given: Candidates, half: Set[Node]) -> Model:
-    """A float32 copy in which all that `build` makes float16 is rounded to float16 and back: what every runtime
-    computes that rounds results, whatever it does in between.
+    """A float32 copy in which every value that `build` makes float16 is rounded to float16 and back: the result of any
+    runtime that rounds results, whatever its internal precision.
     """
     copy = clone_model(model)
     chosen = {new: given.slots[old] for old, new in zip(model.graph.walk(), copy.graph.walk()) if old in half}
@@ -63,7 +63,7 @@ def rounded(model: Model, given: Candidates, half: Set[Node]) -> Model:
 
 
 def _through_half(value: Value) -> Value:
-    """The value rounded to float16, as float32, right behind the node that makes it."""
+    """The value rounded to float16, as float32, right after its producer."""
     down = Node("Cast", [value], {"to": int(DType.FLOAT16)}, [_as_half(value)])
     up = Node("Cast", [down.output], {"to": int(DType.FLOAT)}, [value.type])
     _insert_behind(value, down)
@@ -72,7 +72,7 @@ def _through_half(value: Value) -> Value:
 
 
 def _insert_behind(value: Value, node: Node) -> None:
-    """Insert a node right behind the one that makes `value`, or first in the graph whose input it is."""
+    """Insert a node right after the producer of `value`, or first in the graph whose input it is."""
     if value.producer is not None and value.producer.graph is not None:
         value.producer.graph.insert_after(value.producer, node)
         return
@@ -87,7 +87,7 @@ def _as_half(value: Value) -> TensorType:
 
 @dataclass(slots=True)
 class _Builder:
-    """Edits a copy. slots: of the nodes that become float16. inputs: of the model that become float16."""
+    """Edits a copy. slots: of nodes that become float16. inputs: the model's inputs that become float16."""
 
     model: Model
     slots: dict[Node, HalfSlots]
@@ -122,7 +122,7 @@ class _Builder:
             graph.set_attr(node, "value", Constant.of(halved(filled)))
 
     def _connect(self, graph: Graph, node: Node, slot: int, value: Value, store: bool) -> None:
-        """Let one operand have the type that its reader takes."""
+        """Convert one operand to the type that its reader requires."""
         wants_half = node in self.slots and slot in self.slots[node].inputs
         if value.constant is not None:
             if wants_half and is_float(value):
@@ -139,11 +139,11 @@ class _Builder:
             graph.set_input(node, slot, self._cast(value, DType.FLOAT))
 
     def _may_leave(self, node: Node) -> bool:
-        """The node returns the model's results, whose types may change."""
+        """Whether the node returns the model's results, whose types may change."""
         return bool(self.inputs) and node is self.model.graph.return_node
 
     def _was_float(self, value: Value) -> bool:
-        """The value is float16 by this conversion."""
+        """Whether this conversion made the value float16."""
         producer = value.producer
         return value in self.inputs or (producer in self.slots and value.index in self.slots[producer].outputs)
 
@@ -154,7 +154,7 @@ class _Builder:
         return self.halves[value]
 
     def _cast(self, value: Value, dtype: DType) -> Value:
-        """The value in another type, by one Cast right behind the node that makes it."""
+        """The value in another type, by one Cast right after its producer."""
         if value not in self.casts:
             assert isinstance(value.type, TensorType)
             cast = Node("Cast", [value], {"to": int(dtype)}, [TensorType(dtype, value.type.shape)])

@@ -12,9 +12,9 @@ from ...errors import OptionError, did_you_mean
 from ...words import values_of
 
 WORDS = ("float16", "fp16", "half")
-"""What people call the format."""
+"""Accepted names of the format."""
 _ELSEWHERE = ("bfloat16", "bf16", "float8", "fp8", "float64", "double")
-"""Other formats that people may ask for."""
+"""Other formats that may be requested, for a better error message."""
 
 
 @dataclass(frozen=True, slots=True)

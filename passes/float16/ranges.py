@@ -1,4 +1,4 @@
-"""What float16 makes of the values that a model computes on data: out of range, too small, or rounded."""
+"""Check a model's values on data against float16: out of range, too small, or rounded."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ from .constants import LARGEST, MASK, halved
 from .slots import is_float
 
 SAMPLES = 4
-"""Samples on which values are read: ranges of networks differ little from one sample to the next, and what they miss
-the margin below holds."""
+"""Samples on which values are read: ranges differ little from sample to sample, and the margin below covers the
+rest."""
 _BESIDE = 256.0
-"""How far from `MASK` a score may take a masked element: half the spacing of float16 there is 16. A choice."""
+"""The largest distance from `MASK` of a masked element plus its score: half of float16's spacing is 16. A choice."""
 _MARGIN = 2.0
-"""How much larger values of other inputs may be than those seen. A choice."""
+"""The assumed growth of values on other inputs over the observed ones. A choice."""
 
 
 @dataclass(slots=True)
@@ -34,7 +34,7 @@ class _Rounding:
     noise: float = 0.0
 
     def add(self, array: Array) -> None:
-        """Count an array in, but for masks and the scores beside them."""
+        """Add an array to the sums, except masked elements."""
         kept = array[np.isfinite(array) & (np.abs(array - MASK) > _BESIDE)]
         if not kept.size:
             return
@@ -45,7 +45,7 @@ class _Rounding:
         self.noise += float(np.square(wrong).sum())
 
     def why_not(self, floor: float) -> str:
-        """Why float16 does not hold the values, "" where it does."""
+        """Why float16 cannot represent the values, "" where it can."""
         if self.largest * _MARGIN > LARGEST:
             return f"its values reach {self.largest:.3g}: float16 ends at {LARGEST:g}"
         if self.noise and 10.0 * math.log10(self.signal / self.noise) < floor:
@@ -54,9 +54,9 @@ class _Rounding:
 
 
 def unfit(model: Model, given: Candidates, feeds: Iterable[Feeds], floor: float) -> dict[Node, str]:
-    """The candidates whose results, or operands, float16 does not hold, and why.
+    """The candidates whose results or operands float16 cannot represent, and why.
 
-    Read on data in float32. Values of nested graphs cannot be read; these are judged by the model's results.
+    Values are read on data in float32. Values of nested graphs cannot be read; the model's results judge these.
     """
     values = _values(model, given)
     found = {value: _Rounding() for value in values}

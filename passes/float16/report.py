@@ -24,8 +24,8 @@ class KeptNode(LayerReport):
 
 @dataclass(frozen=True, slots=True)
 class Float16Figures(StageFigures):
-    """Nodes in float16 and those that touch floats; Casts in the result; dB of a float32 run whose values are rounded
-    to float16 (None where it was not measured)."""
+    """Nodes in float16, and nodes with float operands or results; Casts in the result; SQNR (dB) of a float32 run with
+    values rounded to float16 (None where not measured)."""
 
     half: int
     nodes: int

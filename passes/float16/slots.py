@@ -1,4 +1,4 @@
-"""Which operands and results of a node may be float16, by the operator's schema; and which nodes must not be."""
+"""The operands and results of a node that may be float16, by its operator's schema; nodes that must stay float32."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ HALF = "tensor(float16)"
 _CODES = frozenset(("QuantizeLinear", "DequantizeLinear", "DynamicQuantizeLinear"))
 _DRAWN = frozenset(("EyeLike", "RandomNormalLike", "RandomUniformLike", "Bernoulli", "Multinomial"))
 _ORDERED = frozenset(("ArgMax", "ArgMin", "TopK", "NonMaxSuppression", "Unique"))
-"""Operators that choose by order: half precision makes ties of neighbours."""
+"""Operators that select by order: half precision creates ties between neighbors."""
 _COUNTED = frozenset(("Range", "CumSum", "Floor", "Ceil", "Round", "Mod", "NonZero"))
 """Operators that count or index with floats: float16 holds whole numbers up to 2,048 only."""
 _SCATTERED = frozenset(("ScatterElements", "ScatterND"))
@@ -29,7 +29,7 @@ _WORK = frozenset(
         "LayerNormalization", "BatchNormalization", "InstanceNormalization", "GroupNormalization",
     )
 )  # fmt: skip
-"""Operators behind which floats are no counts any more."""
+"""Operators after which floats are no longer counts."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,7 +47,7 @@ def is_float(value: Value | None) -> bool:
 
 
 def touches_floats(node: Node) -> bool:
-    """A float32 tensor is among the node's operands or results."""
+    """Whether the node has a float32 operand or result."""
     return any(map(is_float, node.inputs)) or any(map(is_float, node.outputs))
 
 
@@ -87,8 +87,8 @@ def half_slots(node: Node) -> HalfSlots:
 
 
 def _moves_batch_into_product(node: Node) -> bool:
-    """The first axis becomes rows or columns of a MatMul, and the axes in between its batch: what onnxruntime joins to
-    one product (transBatchA), with a null pointer in float16."""
+    """Whether the first axis becomes rows or columns of a MatMul, and the axes in between its batch: onnxruntime fuses
+    the two (transBatchA), with a null pointer in float16."""
     perm = tuple(int(axis) for axis in attr(node, "perm") or ())
     last = len(perm) - 1
     is_batch = last > 1 and perm[:-2] == tuple(range(1, last)) and set(perm[-2:]) == {0, last}
@@ -111,7 +111,7 @@ def _of_cast(node: Node) -> HalfSlots:
 
 
 def counted(graph: Graph) -> Iterator[Node]:
-    """Nodes that compute whole numbers, such as sizes and indices, in floats: what feeds a Cast to integers or a
+    """Nodes that compute whole numbers, such as sizes and indices, in floats: those that feed a Cast to integers or a
     counting operator, through cheap operators only."""
     queue = [v for node in graph.walk() if _takes_counts(node) for v in node.inputs if is_float(v)]
     queue += [v for node in graph.walk() if node.op in ("Resize", "Upsample") for v in node.inputs[1:] if is_float(v)]

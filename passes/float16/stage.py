@@ -1,4 +1,4 @@
-"""The stage of half precision: convert what data allow; what rounding costs most stays float32."""
+"""The stage of half precision: convert nodes as data allow; nodes with the costliest rounding stay float32."""
 
 from __future__ import annotations
 
@@ -24,15 +24,15 @@ from .report import Float16Figures, KeptNode, kept_text, name_of
 from .slots import is_float
 
 _PARTS, _PIECES = 16, 24
-"""Parts of a graph that are rounded alone where the whole costs too much, and pieces of those that returned: each costs
-a session and a few runs."""
+"""Parts of a graph rounded separately where the whole loses too much, and pieces of returned parts: each costs a
+session and a few runs."""
 _FEW = 4
-"""Samples on which a part is judged."""
+"""Samples for judging a part."""
 _LITTLE = 0.05
 """The share of float32 in the constants of a quantized model below which conversion would only add Casts. A choice."""
 _VALUE_FLOOR = 55.0
-"""Decibels that a value keeps when it alone is rounded to float16: ten more than the default floor of whole results, so
-that ten such values in a row still meet it. Values in the format's normal range keep about 74."""
+"""The least SQNR (dB) of a value rounded to float16: ten more than the default floor of whole results, so that ten such
+values in a row still meet the floor. Values in the format's normal range have about 74."""
 
 
 def to_float16(model: Model, options: Float16, context: StageContext) -> tuple[Model, StageReport]:
@@ -44,7 +44,7 @@ def to_float16(model: Model, options: Float16, context: StageContext) -> tuple[M
 
 
 def _saves(model: Model) -> bool:
-    """A noteworthy part of the constants is float32."""
+    """Whether a noteworthy share of the constants is float32."""
     constants = {v.constant: is_float(v) for n in model.graph.walk() for v in n.inputs if v is not None and v.constant}
     floats = sum(constant.nbytes for constant, float32 in constants.items() if float32)
     return floats > _LITTLE * sum(constant.nbytes for constant in constants)
@@ -55,20 +55,20 @@ def _check_names(model: Model, options: Float16) -> None:
     unknown = [name for name in options.keep if name not in known]
     if unknown:
         raise OptionError(f"precision: keep names no node of the model: {', '.join(unknown)}")
-    if not any(choice in QUANTIZED for choice in options.layers.values()):  # else quantization has looked for them
+    if not any(choice in QUANTIZED for choice in options.layers.values()):  # else quantization checks names
         check_names("precision", options.layers, known)
 
 
 def _chooses(model: Model, options: Float16) -> bool:
-    """Whether the choices say which layers are float16, and not merely which are not."""
+    """Whether the choices name any float16 layer, not only excluded ones."""
     is_quantized = any(node.op == "DequantizeLinear" for node in model.graph.walk())
     halves = any(choice in (FLOAT16, STORED16) for choice in options.layers.values())
     return bool(options.layers) and (halves or is_quantized)
 
 
 def _convert(model: Model, options: Float16, context: StageContext) -> tuple[Model, StageReport]:
-    """Convert with masks moved into float16's range; where rows that are masked throughout tell the difference, with
-    masks as they are, in float32; where that costs too much, too, only the weights.
+    """Convert with masks clamped to float16's range; where fully masked rows then differ, with masks unchanged in
+    float32; where that also loses too much, store only the weights in float16.
     """
     if options.storage:
         return _store(model, options, context)
@@ -106,7 +106,7 @@ def _convert(model: Model, options: Float16, context: StageContext) -> tuple[Mod
 
 @dataclass(frozen=True, slots=True)
 class _Found:
-    """An assignment that is accurate enough. decibels: of the float32 run with rounded values."""
+    """A sufficiently accurate assignment. decibels: SQNR of the float32 run with rounded values."""
 
     given: Candidates
     half: frozenset[Node]
@@ -114,10 +114,10 @@ class _Found:
 
 
 class _Search:
-    """Returns nodes to float32 until rounding costs little enough.
+    """Returns nodes to float32 until the rounding noise is acceptable.
 
-    Noise of rounding adds up, since it is small and independent: parts of the graph are rounded one at a time, and
-    those that cost most return, until the sum of the others is below the floor.
+    Rounding noise is small and independent, so it adds up: parts of the graph are rounded one at a time, and the
+    noisiest return, until the sum of the others meets the floor.
     """
 
     def __init__(self, base: Model, given: Candidates, options: Float16, context: StageContext) -> None:
@@ -125,7 +125,7 @@ class _Search:
         self.said, self.evaluated = "", 0
 
     def run(self) -> _Found | None:
-        """An assignment that is accurate enough, with few nodes in float32; None where none of those tried is."""
+        """A sufficiently accurate assignment with few nodes in float32; None where no attempt suffices."""
         found = self._tried(self.given)
         if found is not None:
             return found
@@ -145,7 +145,7 @@ class _Search:
         return None
 
     def _released(self, returned: Sequence[Node], noise: float) -> _Found | None:
-        """Most of the returned nodes are innocent neighbours: those that cost least become float16 again."""
+        """Put the least noisy returned nodes, innocent neighbors, back into float16; None if no result suffices."""
         order = {node: i for i, node in enumerate(self.base.graph.walk())}
         pieces = _split(sorted(returned, key=order.__getitem__), _PIECES)
         costs = dict(enumerate(self._noises(pieces)))
@@ -165,7 +165,7 @@ class _Search:
         return self.given.without(dict.fromkeys(nodes, "rounding costs most here"))
 
     def _noises(self, parts: Iterable[Sequence[Node]]) -> Iterator[float]:
-        """Noise over signal where the nodes of each part alone are rounded."""
+        """Noise-to-signal ratio with each part alone rounded."""
         context = self.context
         models = (rounded(self.base, self.given, frozenset(part)) for part in parts)
         for fidelity in context.quality.fidelities(models, _FEW, context.candidates_executor):
@@ -174,7 +174,7 @@ class _Search:
             yield float(10.0 ** (-fidelity.sqnr_db / 10.0))
 
     def _tried(self, given: Candidates) -> _Found | None:
-        """The assignment, where it is accurate enough."""
+        """The assignment, if sufficiently accurate."""
         half = assign(self.base, given, self.options.keep_io)
         if not half:
             return None
@@ -192,7 +192,7 @@ def _split(nodes: Sequence[Node], count: int) -> list[Sequence[Node]]:
 def _as_chosen(
     base: Model, model: Model, given: Candidates, options: Float16, context: StageContext
 ) -> tuple[Model, StageReport]:
-    """The layers in float16 that the caller chose, and what saves Casts between them; `model` itself without any."""
+    """The caller's layers in float16, and operators between where that saves Casts; `model` itself without any."""
     found = _Found(chosen(base, given, options.layers), frozenset(), None)
     found = replace(found, half=assign(base, found.given, options.keep_io))
     if not found.half:
@@ -202,8 +202,8 @@ def _as_chosen(
 
 
 def _written(base: Model, found: _Found, options: Float16, context: StageContext) -> tuple[Model, bool] | None:
-    """The model of the assignment, and whether all weights are in float16, as they are where that costs little enough,
-    too, and no layer is to stay float32; None where it does not compute what the rounded model does."""
+    """The model of the assignment, and whether all its weights are float16, which they are if accuracy permits and no
+    layer is named for float32; None where its results differ from the rounded model's."""
     for store in (False,) if FLOAT32 in options.layers.values() else (True, False):
         result = build(base, found.given, found.half, options.keep_io, store)
         if _judge(result, options, context).is_enough:
@@ -251,7 +251,7 @@ def _quality(model: Model, context: StageContext) -> str:
 
 @dataclass(frozen=True, slots=True)
 class _Verdict:
-    """Whether a model is accurate enough, and how far it is off in words; in dB where no metric judges."""
+    """Whether a model is sufficiently accurate, and its error in words; in dB where no metric judges."""
 
     is_enough: bool
     text: str
@@ -269,8 +269,8 @@ def _judge(model: Model, options: Float16, context: StageContext) -> _Verdict:
 
 
 def _is_below_range(model: Model, context: StageContext) -> bool:
-    """Made-up inputs give results below float16's normal range, as detectors do that find nothing: their ratio of
-    signal to noise tells of the inputs alone."""
+    """Whether made-up inputs give results below float16's normal range, as detectors without detections: then their
+    SQNR reflects the inputs alone."""
     if not context.calibration.is_synthetic:
         return False
     session = context.quality.session(model)

@@ -13,7 +13,7 @@ from .channels import WIDE_FLOATS, channel_bias, constant_second, factor_of, shi
 from .weights import is_padded, read_weight, rounded, scale_conv_inputs
 
 _EXTREME = 1e4
-"""Beyond this ratio x + c / a rounds away too much of x: float32 has seven digits, three of which have to be left."""
+"""Beyond this ratio x + c / a loses too many digits of x: float32 has seven, of which three must remain."""
 
 
 def _mul(x: Leaf | OpPattern, c: str, name: str) -> OpPattern:
@@ -37,7 +37,7 @@ def _channels(w: Value, conv: Node) -> int:
 
 
 def _per_channel(x: Value, c: Array, w: Value, conv: Node) -> Array:
-    """A constant as one number for each input channel of the convolution; Declined where it widens x."""
+    """A constant as one number for each input channel of the convolution; Declined where broadcasting widens x."""
     rank = x.type.rank if isinstance(x.type, TensorType) else None
     if rank is None:
         raise Declined("the rank is not known")

@@ -1,7 +1,7 @@
 """Constants in a chain of sums and products become one; those after BatchNormalization move into it.
 
-New constants are computed in double precision. A chain stays where its terms nearly cancel or a factor is extreme, for
-there it rounds otherwise than one sum or product does.
+New constants are computed in double precision. A chain stays where its terms nearly cancel or a factor is extreme,
+since it rounds differently there from one sum or product.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ _EXTREME = 1e6
 """Factors within it, and their products, stay far from the ends of float32, 1e38: no step overflows or is subnormal."""
 
 _CANCELS = 0.125
-"""A sum below this share of its larger term has lost three bits or more, which the chain rounds otherwise."""
+"""A sum below this share of its larger term has lost three bits or more, which the chain rounds differently."""
 
 
 def _float_type(x: Value) -> TensorType:

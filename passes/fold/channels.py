@@ -12,9 +12,9 @@ FLOATS = (DType.FLOAT, DType.DOUBLE, DType.FLOAT16)
 WIDE_FLOATS = (DType.FLOAT, DType.DOUBLE)
 """Types whose constants are combined in double precision."""
 MASKED_WITHIN = 6
-"""Nodes between a mask and the factor that are looked through: a mask is made, moved into place and put in."""
+"""The most nodes examined between a mask and the factor: those that create, move and insert the mask."""
 _MASKING = {"Where": (1, 2), "Pad": (0, 2), "Add": (0, 1), "Sub": (0, 1)}
-"""Operators that put constants into a tensor, and the operands that their results hold."""
+"""Operators that insert constants into a tensor, and the operands whose elements their results contain."""
 
 
 def floating(x: Value) -> TensorType:
@@ -64,7 +64,7 @@ def shift_of(node: Node, c: Array) -> Array:
 
 def factor_of(node: Node, c: Array) -> Array:
     """The factor of a Mul or Div by the constant c: c or 1 / c, in double precision; Declined if it is not finite, or
-    takes masked numbers beyond the end of their type: they are infinite only as long as the factor stands there."""
+    takes mask values beyond the range of their type: these become infinite only if the factor stays in place."""
     _check_finite(c)
     c = c.astype(np.float64)
     if node.op == "Div" and not c.all():
@@ -77,7 +77,7 @@ def factor_of(node: Node, c: Array) -> Array:
 
 
 def _overflows(x: Value, factor: float, steps: int = MASKED_WITHIN) -> bool:
-    """Whether a constant that is put into x, so many nodes before it at most, does not stay finite times a factor."""
+    """Whether a constant inserted into x, at most `steps` nodes before it, overflows when multiplied by `factor`."""
     if x.constant is not None:
         array = x.constant.array()
         largest = float(np.abs(array).max(initial=0)) if array.dtype.kind == "f" else 0.0
@@ -93,7 +93,7 @@ def _overflows(x: Value, factor: float, steps: int = MASKED_WITHIN) -> bool:
 
 
 def _check_finite(c: Array) -> None:
-    """Declined for infinite numbers and NaN: moved, they would meet zeros that they did not meet before."""
+    """Declined for infinities and NaN: after moving, they could be multiplied with zeros."""
     if not np.isfinite(c).all():
         raise Declined("a constant is not finite")
 

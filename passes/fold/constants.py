@@ -25,7 +25,7 @@ from ...pipeline.passes import graph_pass
 from ...rewrite import Context
 
 FREE = 64
-"""Bytes that a result may take regardless of the limit: the node that it replaces takes about as many in the file."""
+"""Bytes of a result that is free of the limit: the replaced node takes about as many in the file."""
 
 SCRATCH = 1 << 24
 """Bytes that an intermediate result may take during evaluation, if larger than its operands: a bound on memory."""
@@ -33,7 +33,7 @@ SCRATCH = 1 << 24
 NEVER = frozenset(("DequantizeLinear", "MatMulInteger", "ConvInteger", "QLinearConv", "QLinearMatMul"))
 """The stored form of quantized weights, and integer products whose saturation depends on the CPU."""
 
-_VISITS = 8  # of a node in one round, each after a type of an operand became known: a bound on time
+_VISITS = 8  # the most visits of a node in a round, each after an operand's type became known: a bound on time
 _STORED = frozenset(t for t in DType if t.bits and t.bits <= 8 and t is not DType.BOOL)
 
 
@@ -56,7 +56,7 @@ class _Piece:
     """A connected part of the constant nodes, in execution order. growth: bytes by which it enlarges the file."""
 
     nodes: dict[Node, None] = field(default_factory=dict)
-    computed: tuple[Node, ...] = ()  # `nodes`, before those that stay were left out
+    computed: tuple[Node, ...] = ()  # `nodes` before trimming
     results: dict[Value, None] = field(default_factory=dict)  # values with users outside of the piece
     released: set[Value] = field(default_factory=set)  # constants without other users
     growth: int = 0
@@ -135,7 +135,7 @@ class _Folder:
         return size <= max(source, SCRATCH) or size <= self.room
 
     def _refined(self, node: Node) -> bool:
-        """The types of the node became more precise by a constant that an earlier round put in."""
+        """Whether a constant from an earlier round makes the node's types more precise."""
         return bool(self.changes) and not node.subgraphs and update_types(node)
 
     # -- keeping within the limit
@@ -206,14 +206,14 @@ class _Folder:
     # -- replacing values
 
     def _replace(self, piece: _Piece, arrays: dict[Value, Array]) -> list[Node]:
-        """Put constants in the place of the results of a piece; returns the nodes that read them."""
+        """Replace the results of a piece by constants; returns the nodes that read them."""
         reached: dict[Node, None] = {}
         for value in [out for node in piece.nodes for out in node.outputs if out in arrays]:
             node = value.producer
             if node is None or node.graph is None or value.is_unused:
                 continue
             if value not in piece.results and arrays[value].nbytes > max(self.room, FREE):
-                continue  # evaluated node by node: the limit was checked for smaller results
+                continue  # an inner value, evaluated node by node: the limit was checked for the results
             if all(use.node in piece.nodes and use.node.outputs[0] in arrays for use in value._uses):
                 continue
             if not self.context.commit("fold-constant", node):

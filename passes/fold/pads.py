@@ -95,7 +95,7 @@ def _inside(pool: Node, pads: list[int]) -> None:
 
 
 def _holds_window(pool: Node, x: Value) -> None:
-    """Declined unless the image is known to hold the window: onnxruntime divides by another count where it does not."""
+    """Declined unless the image is known to hold the window: else onnxruntime divides by another count."""
     sizes, kernel = (shape_of(x) or ())[2:], attr(pool, "kernel_shape", ())
     if not all(isinstance(size, int) and size >= k for size, k in zip(sizes, kernel)):
         raise Declined("the image may be smaller than the window")

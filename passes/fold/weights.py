@@ -1,4 +1,4 @@
-"""Constant weights scaled in double precision, or in their own where that rounds no more; within the size limit."""
+"""Constant weights scaled in double precision, or in their own where that adds no rounding; within the size limit."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from .channels import WIDE_FLOATS
 from .constants import room_for_constants
 
 _LARGE = 1 << 16
-"""Elements from which a scaled weight is computed when it is read, for memory: see `python -m tests.bench.memory`."""
+"""Elements from which a scaled weight is computed lazily, to save memory: see `python -m tests.bench.memory`."""
 
 
 def read_weight(build: Builder, w: Value) -> Array:
@@ -55,7 +55,7 @@ def _product(w: Constant, factor: Array) -> Array:
 
 
 def _scalable(build: Builder, w: Value) -> Constant:
-    """The weight, of which the file may hold a scaled copy; Declined otherwise."""
+    """The weight, if a scaled copy fits the file's size limit; Declined otherwise."""
     known = w.constant
     if known is None or known.dtype not in WIDE_FLOATS:
         raise Declined("the weight is not single or double precision")

@@ -14,7 +14,7 @@ from ..fold.channels import FLOATS
 
 @dataclass(frozen=True, slots=True)
 class _Product:
-    """A product of matrices: whether the operands are swapped, and the letters of their axes and of the result."""
+    """A matrix product: whether the operands are swapped, and the letters of their axes and of the result."""
 
     swapped: bool
     left: str
@@ -22,7 +22,7 @@ class _Product:
     product: str
 
     def turns(self, first: str, second: str, wanted: str) -> int:
-        """The number of transpositions that it takes."""
+        """The number of transpositions needed."""
         a, b = (second, first) if self.swapped else (first, second)
         return (a != self.left) + (b != self.right) + (self.product != wanted)
 

@@ -71,7 +71,7 @@ BITWISE = frozenset(
         "quantize_in_product",
     )
 )  # fmt: skip
-"""Rules that change no bit, and are therefore applied before a quantization, too."""
+"""Rules that preserve every bit, and may therefore apply even before quantization."""
 
 
 def not_slower(rules: Iterable[Rule]) -> Iterator[Rule]:

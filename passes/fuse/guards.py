@@ -39,11 +39,11 @@ _KEEPS = frozenset((
     "Concat", "Expand", "Flatten", "Gather", "Identity", "MaxPool", "Pad", "Reshape", "Slice", "Squeeze", "Tile",
     "Transpose", "Unsqueeze", "Where",
 ))  # fmt: skip
-"""Operators through which an infinite element of an operand may reach their result as it is."""
+"""Operators that may pass an infinite element of an operand unchanged to their result."""
 
 
 def finite(value: Value) -> None:
-    """Declined where an infinite constant reaches a value: a pad before a pool, a place that a mask shuts out."""
+    """Declined where an infinite constant reaches a value: a pad before a pool, or a masked element."""
     seen, stack = {value}, [value]
     while stack:
         one = stack.pop()

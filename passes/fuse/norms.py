@@ -71,7 +71,7 @@ def fuse_layer_norm(build: Builder, x: Value, mean: Node, variance: Node, eps: A
     Over all axes but the first two it is instance_norm(x) (Ulyanov et al. 2016).
     """
     type = elementwise(x, result)
-    finite(x)  # of a row with an infinite element LayerNormalization makes zeros, the chain NaN
+    finite(x)  # for a row with an infinite element LayerNormalization gives zeros, the chain NaN
     shape = type.shape or ()
     axes = same_axes(len(shape), mean, variance)
     epsilon = number(eps, 0.0)

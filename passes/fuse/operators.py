@@ -42,6 +42,6 @@ RULES: tuple[Rule, ...] = (
     fuse_split_rotary_rows, fuse_rotary, fuse_split_rotary,
     affine_into_batch_norm, fuse_batch_norm, join_batch_norms, einsum_as_product, einsum_of_one,
 )  # fmt: skip
-"""In this order at each node."""
+"""The rules, tried in this order at each node."""
 
 fuse_operators = rule_pass("fuse-operators", *not_slower(RULES), doc=__doc__)

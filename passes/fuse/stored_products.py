@@ -17,8 +17,9 @@ from ...rewrite import Builder, Context
 
 PRODUCT = "com.microsoft::MatMulNBits"
 LEAST = 3
-"""Products from which on one and a Split are fewer nodes. Three of a SmolLM2-135M take 1.07 times as long as one and a
-Split for a token, 1.02 for 128 of them; two, 1.0 and 0.98 (onnxruntime 1.32, one thread, interleaved)."""
+"""Products from which one merged product and a Split are fewer nodes. Three products of a SmolLM2-135M take 1.07 times
+as long as one and a Split for one token, 1.02 for 128 tokens; two take 1.0 and 0.98 (onnxruntime 1.32, one thread,
+interleaved)."""
 _LARGEST = 1 << 26
 """Bytes of merged codes; larger ones stay in their file, and are not copied into memory."""
 
@@ -35,12 +36,12 @@ def merge_stored(graph: Graph, context: Context) -> int:
 
 
 def _form(node: Node) -> tuple[int, ...]:
-    """What products must have in common: depth, bits of a code, block, accuracy level."""
+    """The attributes that mergeable products share: depth, bits of a code, block, accuracy level."""
     return tuple(int(attr(node, name, 0)) for name in ("K", "bits", "block_size", "accuracy_level"))
 
 
 def _is_plain(node: Node) -> bool:
-    """Constant codes and scales that nothing else reads, zero points that are codes or none; no order, no bias."""
+    """Whether codes and scales are constants read here alone, zero points codes or absent, without order or bias."""
     operands = [node.input(slot) for slot in (1, 2, 3)]
     if node.input(4) is not None or node.input(5) is not None or any(v is None for v in operands[:2]):
         return False
@@ -82,7 +83,7 @@ def _merge(nodes: Sequence[Node], context: Context) -> int:
 
 
 def _joined(constants: Sequence[Constant], sizes: Sequence[int]) -> Value:
-    """Codes or scales of all products, output by output [N, …], put together when they are read."""
+    """Codes or scales of all products, concatenated by output [N, …], lazily."""
     one = constants[0]
     shape = (sum(sizes), *(one.shape[1:] if len(one.shape) > 1 else (one.size // sizes[0],)))
     return Value(constant=Constant(one.dtype, shape, partial(_rows, tuple(constants), shape)))

@@ -17,7 +17,7 @@ from ...rewrite import Builder, OpPattern, any_value, op, rule
 
 SWAP = (1, 0, 2)  # [length, batch · heads, size] to batch first
 _BETWEEN = frozenset(("MatMul", "Add", "Split", "Slice"))
-_FAR = 6  # operators between the heads and the transposition around the attention: product, bias, slices
+_FAR = 6  # the most operators between the heads and the transposition around the attention: product, bias, slices
 
 
 def _merged() -> OpPattern:

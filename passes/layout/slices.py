@@ -21,9 +21,10 @@ from ...pipeline.passes import graph_pass, rule_pass
 from ...rewrite import Builder, Context, OpPattern, any_value, constant, op, origins_of, rule
 
 _ROW, _SMALL = 48, 4096
-"""Elements of a row from which Pad with negative sizes is as fast as Slice and Pad in onnxruntime, and elements of
-a tensor up to which it does not matter: rows of 1 to 32 elements are 0.07 to 0.82 times as fast (docs/fusion.md).
-`python -m tests.bench.latency basic-pitch` shows the effect, 1.03 times the original's speed in place of 0.87."""
+"""Elements of a row from which Pad with negative sizes is as fast as Slice and Pad in onnxruntime, and elements of a
+tensor up to which the difference does not matter: rows of 1 to 32 elements are 0.07 to 0.82 times as fast
+(docs/fusion.md). `python -m tests.bench.latency basic-pitch` shows the effect, 1.03 times the original's speed in place
+of 0.87."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -159,7 +160,7 @@ def _readers(graph: Graph) -> Iterator[list[Node]]:
 
 
 def _split(users: Sequence[Node], context: Context) -> int:
-    value = users[0].inputs[0]  # read only now: it may have become an output of another Split
+    value = users[0].inputs[0]  # looked up only now: the value may have become an output of another Split
     if value is None:
         return 0
     parts = [(piece, node) for node in users if (piece := _piece(node, value))]

@@ -22,7 +22,7 @@ from ...rewrite import Context
 Perm = tuple[int, ...]
 
 _LARGEST = 120  # operators of a region: a bound on time (leaving operators out is quadratic), see tests.bench.scaling
-_FEW = 1024  # elements of a constant that may be stored in both orders: 4 KB of float32
+_FEW = 1024  # the most elements of a constant stored in both orders: 4 KB of float32
 _UNARY = frozenset(POINTWISE) - {"Identity"} | {
     "Selu", "Gelu", "Softsign", "ThresholdedRelu", "IsNaN", "IsInf", "Swish",
 }  # fmt: skip
@@ -231,7 +231,7 @@ class _Region:
         return new
 
     def _leave(self, node: Node, old: Value, new: Value) -> None:
-        """Users of `old` outside of the region get it in its order; a Transpose back is replaced by `new`."""
+        """Give users of `old` outside the region the value in its original order; `new` replaces a Transpose back."""
         for user in old.users:
             if user not in self.nodes and self.is_sink(user):
                 self.graph.replace_uses(user.output, new)

@@ -45,7 +45,7 @@ def _window(build: Builder, m: Value, limits: tuple[Value, Value], wanted: tuple
         end = ends[0] if len(ends) == 1 else build.Concat(*ends, axis=0)
         dtype = DType.UNDEFINED if not isinstance(m.type, TensorType) else m.type.dtype
         m = build.Slice(m, np.zeros(len(axes), np.int64), end, np.array(axes, np.int64))
-        m.type = TensorType(dtype, (wanted[0], wanted[3]))  # by the names of the sizes, which inference lacks
+        m.type = TensorType(dtype, (wanted[0], wanted[3]))  # with sizes by name, which inference lacks
     return build.Unsqueeze(m, np.array([1, 2], np.int64))
 
 
@@ -103,7 +103,7 @@ def places_as_window(
 
 
 def _is_width(value: Value, m: Value) -> bool:
-    """`value` is the second size of the mask, or of what it is cast from."""
+    """Whether `value` is the second size of the mask, or of the operand of the mask's Cast."""
     picked = value.producer
     shape = picked.inputs[0].producer if picked is not None and picked.op == "Gather" and picked.inputs[0] else picked
     if picked is None or shape is None or shape.op != "Shape" or shape_of(shape.inputs[0]) != shape_of(m):

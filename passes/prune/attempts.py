@@ -1,4 +1,4 @@
-"""The ways of pruning that are tried where the options leave the choice open."""
+"""The pruning settings to try where the options leave the choice open."""
 
 from __future__ import annotations
 
@@ -11,20 +11,20 @@ from .options import Prune
 from .select.costs import cost_of_nodes
 
 STEPS = 4
-"""Steps of the attempts that take several (`python -m tests.bench.distillation --ways`)."""
+"""Steps of multi-step attempts (`python -m tests.bench.distillation --ways`)."""
 _AFFORDED = 5e10
-"""Multiply-accumulates of one run over all samples up to which several ways are tried: about a second of a core, each
-way being some dozen such runs. A choice."""
+"""Multiply-accumulates of one run over all samples up to which several ways are tried: about a second of a core; each
+way takes some dozen such runs. A choice."""
 
 
 def attempts(options: Prune, model: Model, feeds: Iterable[Feeds], is_rough: bool, by_cost: bool) -> list[Prune]:
-    """The options with nothing left open, once for each way that is worth an attempt; the first is that for a model
-    whose results cannot be judged.
+    """Fully specified options, one for each way worth an attempt; the first is for models whose results cannot be
+    judged.
 
     importance "auto": "l2" on made-up feeds (is_rough). Else the immediate error of removing a channel
     ("reconstruction"), which compares across layers; the error left after each layer has adapted ("hessian") where
-    each layer loses the same share. Then also what a removal does to the model's results ("fisher"). Towards a cost
-    (by_cost), slopes are taken anew in several steps, and the same share of each layer is another attempt.
+    each layer loses the same share. Then also a removal's effect on the model's results ("fisher"). Towards a cost
+    (by_cost), gradients are recomputed in several steps, and removing the same share of each layer is another attempt.
     """
     steps = options.iterative_steps or 1
     once = [replace(options, iterative_steps=one) for one in dict.fromkeys((steps, 1))]

@@ -1,5 +1,4 @@
-"""Prune a model by a given ratio, in the way that leaves the least error of those that are worth an attempt: by an
-executor, these are tried side by side."""
+"""Prune a model by a given ratio, by the attempted way with the least error; an executor tries ways in parallel."""
 
 from __future__ import annotations
 
@@ -19,14 +18,15 @@ from .pruned_model import PrunedModel, scores_of
 from .refit.held_out import HeldOutError
 
 _ALIKE = 0.02
-"""The share of the channels within which ways of pruning are held to have removed equally many: rounding to widths
-makes such differences. Reasoned, not tuned."""
+"""The share of channels within which ways count as having removed equally many: rounding to widths causes such
+differences. Reasoned, not tuned."""
 _HALF = 2
-"""Every second sample judges trades of channels, of which many are compared: by every tenth, those came out as the best
-whose results on 2,000 other images were 3 % further away than before (Fashion CNN at half of its multiply-accumulates).
+"""Every second sample judges trades of channels, since many trades are compared: judged by every tenth, the selected
+trades moved results on 2,000 other images 3 % further away than before (Fashion CNN at half of its
+multiply-accumulates).
 """
 _FIRST = 0.2
-"""The share of the progress that is told before layers trade channels: a guess."""
+"""The share of progress reported before layers trade channels: a guess."""
 
 
 def prune_model(
@@ -36,10 +36,10 @@ def prune_model(
 ) -> PrunedModel:  # fmt: skip
     """Prune a copy of `original` by `ratio`: of its channels, or of the costs of its nodes where these are given.
 
-    reference: the model as it came, with its BatchNormalizations. is_rough: the feeds are made up. executor: tries ways
-    side by side; the best is then made here, so that the model is the same without one. Of the ways that the options
-    leave open, that is taken which leaves results nearest to the original's on the samples of `HeldOutError`; several
-    steps, only where these leave no more error than one. With `options.exchange` layers then trade channels.
+    reference: the given model, with its BatchNormalizations. is_rough: the feeds are made up. executor: tries ways in
+    parallel; the best is then repeated here, so that the model is the same without an executor. Of the ways that the
+    options leave open, the one with results nearest to the original's on the samples of `HeldOutError` is taken;
+    several steps, only where these leave no more error than one. With `options.exchange` layers then trade channels.
     """
     job = Job(original, ratio, feeds, seed, reference, costs, is_rough)
     if executor is not None and not job.is_light:
@@ -60,7 +60,7 @@ def _first(
     job: Job, options: Prune, ways: Sequence[Prune], held_out: HeldOutError, executor: Executor | None,
     progress: Callable[[float], None],
 ) -> PrunedModel:  # fmt: skip
-    """The model in the best of the ways."""
+    """The model pruned in the best of the ways."""
     tried = 0
     if executor is not None and len(ways) > 1:
         outcomes = []
@@ -81,7 +81,7 @@ def _first(
 
         try:
             found.append(job.pruned(way, tell))
-        except ModelError:  # a node without gradient is in the way of one attempt alone
+        except ModelError:  # a missing gradient fails only attempts that need it
             if options.importance != "auto" or not found:
                 raise
         done += steps
@@ -89,7 +89,7 @@ def _first(
 
 
 def _best(outcomes: Sequence[Outcome], job: Job) -> int:
-    """The place of the least error, among those that removed as much as was asked for, or as any did."""
+    """The index of the least error, among outcomes that removed the requested amount, or the largest amount of any."""
     alike = 0 if job.costs is not None else _ALIKE
     most = max(1 - job.ratio, min(one.left for one in outcomes) + alike)
     near = [place for place, one in enumerate(outcomes) if one.left <= most]
@@ -100,7 +100,7 @@ def _traded(
     job: Job, options: Prune, ways: Sequence[Prune], best: PrunedModel, executor: Executor | None,
     progress: Callable[[float], None],
 ) -> PrunedModel:  # fmt: skip
-    """`best`, or the model with channels of some layers exchanged for some of others, by what suits one step."""
+    """`best`, or a better model after trading channels between layers, pruned in one step."""
     trades, halves = options.exchange or 0, replace(job, step=_HALF)
     apart, groups = halves.held_out(), groups_of(job.original, best.keep, options)
     if not apart.feeds or not groups:

@@ -1,4 +1,4 @@
-"""Trade channels between layers: a few of one for a few of others, as long as results come nearer to the original's."""
+"""Trade channels between layers: a few of one for a few of others, while results move closer to the original's."""
 
 from __future__ import annotations
 
@@ -19,19 +19,19 @@ from .select.allocation import check_prunable, names_of
 from .select.selection import positions_per_class
 
 _TRIED, _PATIENCE = 6, 3
-"""Trades that are tried at a time, those of the largest predicted gain, and how often none of them may be better: a
-choice, beside what slopes of single steps cannot tell. Workers try them side by side."""
+"""Trades tried at once, those of the largest predicted gain, and the rounds without a better one that end the search:
+choices that allow for errors of single-step slopes. Workers try trades in parallel."""
 _COARSE = 8
-"""The part of a group's channels that first trades move: then those of single steps follow. A choice."""
+"""The first trades move 1 / `_COARSE` of a group's channels; trades of single steps follow. A choice."""
 _CONSIDERED = 8
-"""Groups that may become wider, and those that may pay, in one round: trades are all pairs of pairs of them."""
+"""Groups considered for widening, and for paying, in one round: trades combine up to two of each."""
 _TIMES = 4
-"""By how many steps at most one layer pays for a step of another: slopes are of one step. A choice."""
+"""The most steps that one layer pays for a step of another: slopes hold for one step. A choice."""
 _MOST, _STEPS = 120, 80
-"""Prunings that a training pays for: at most so many, one for so many steps. With 512 samples each takes as long as 15
-steps (Fashion CNN, 0.6 s), so that trades add at most a fifth; they end by themselves after 60 to 90 there."""
+"""The most prunings beside a training, and the training steps per pruning. With 512 samples each pruning takes as long
+as 15 steps (Fashion CNN, 0.6 s), so that trades add at most a fifth; there the search ends by itself after 60 to 90."""
 _SLACK = 1e-9
-"""Of sums of shares, for rounding."""
+"""Tolerance of sums of shares, for rounding."""
 
 Widths = tuple[int, ...]
 TryWays = Callable[[Sequence[Prune]], Iterable[Outcome | None]]
@@ -39,8 +39,7 @@ TryWays = Callable[[Sequence[Prune]], Iterable[Outcome | None]]
 
 @dataclass(frozen=True, slots=True)
 class Group:
-    """Channels that go together: the name by which `Prune.keep` calls them, how many there were, and the step in which
-    they go, channels all."""
+    """A channel group: its name in `Prune.keep`, its full width and its step of removal, both in channels."""
 
     name: str
     full: int
@@ -53,12 +52,12 @@ class Group:
 
 
 def affordable(recover: Distil) -> int:
-    """How many prunings are a small share of a training; 0 where that is told in epochs, whose steps are not known."""
+    """The number of prunings that take a small share of a training; 0 for epochs, whose steps are unknown."""
     return min(_MOST, (recover.steps or STEPS) // _STEPS) if recover.epochs is None else 0
 
 
 def groups_of(original: Model, keep: Mapping[str, int | Sequence[int]], options: Prune) -> list[Group]:
-    """The groups whose widths were not asked for, of those that `keep` names."""
+    """The groups named in `keep` whose widths the caller did not fix."""
     model = clone_model(original)
     unshare(model)
     found = []
@@ -77,18 +76,19 @@ def groups_of(original: Model, keep: Mapping[str, int | Sequence[int]], options:
 
 
 def at_once(pruned: PrunedModel, groups: Sequence[Group]) -> Prune:
-    """The way that takes all groups to the widths that they have now, in one step."""
+    """The way that prunes all groups to their present widths in one step."""
     keep = {group.name: _last(pruned.keep[group.name]) for group in groups}
     return replace(pruned.options, keep={**pruned.options.keep, **keep}, iterative_steps=1)
 
 
 @dataclass(slots=True)
 class Exchange:
-    """A local search over widths, as NetAdapt's over single layers (Yang et al. 2018, arXiv 1804.03230), for given
-    costs: what a step of each group gains or loses is measured, trades are predicted from it, and the best are tried.
+    """A local search over widths, as NetAdapt's over single layers (Yang et al. 2018, arXiv 1804.03230), at fixed cost:
+    the gain or loss of a step of each group is measured, trades are predicted from these slopes, and the best are
+    tried.
 
-    way: that of the start, in one step. most: the share of the costs or channels that may stay. try_ways: prunes, at
-    most `evaluations` times.
+    way: of the start, in one step. most: the share of the costs or channels that may stay. try_ways: prunes, at most
+    `evaluations` times.
     """
 
     way: Prune
@@ -102,8 +102,8 @@ class Exchange:
     def best(
         self, keep: Mapping[str, int | Sequence[int]], start: Outcome | None = None
     ) -> tuple[Prune, Outcome] | None:
-        """The way to the widths that leave the least error, and what it comes to; None where the start cannot be made
-        in one step within the budget. start: what the widths `keep` come to, where that is known."""
+        """The way to the widths of least error, and its outcome; None where the start cannot be reached in one step
+        within the budget. start: the outcome of the widths `keep`, where known."""
         now = tuple(_last(keep[group.name]) for group in self.groups)
         if start is None:
             self._try([now])
@@ -134,14 +134,14 @@ class Exchange:
         return replace(self.way, keep={**self.way.keep, **keep}, iterative_steps=1)
 
     def _try(self, wanted: Iterable[Widths]) -> None:
-        """Try what is not known yet, up to the bound."""
+        """Prune to widths without a known outcome, up to `evaluations`."""
         new = list(dict.fromkeys(one for one in wanted if one not in self._known))
         new = new[: self.evaluations - len(self._known)]
         for widths, outcome in zip(new, self.try_ways([self._way(one) for one in new])):
             self._known[widths] = outcome or Outcome(math.inf, math.inf)
 
     def _slopes(self, now: Widths) -> list[_Slopes]:
-        """Those of each group at these widths."""
+        """The slopes of each group at these widths."""
         both = [(self._moved(now, {i: 1}), self._moved(now, {i: -1})) for i in range(len(self.groups))]
         self._try(one for pair in both for one in pair if one is not None)
         here = self._known[now]
@@ -154,7 +154,7 @@ class Exchange:
         return Outcome(outcome.left - here.left, outcome.error - here.error)
 
     def _moved(self, now: Widths, steps: Mapping[int, int]) -> Widths | None:
-        """Widths so many steps away; None where there are none."""
+        """The widths after `steps`; None where a group has no such width."""
         found = list(now)
         for i, count in steps.items():
             group, step = self.groups[i], self._steps[i]
@@ -166,8 +166,8 @@ class Exchange:
         return tuple(found)
 
     def _trades(self, now: Widths, slopes: Sequence[_Slopes], left: float) -> list[Widths]:
-        """Widths that slopes predict to be within the budget and to leave less error, or little more, the best first:
-        one or two groups become wider, one or two others pay for it."""
+        """Widths predicted to meet the budget, least predicted error first: one or two groups widen, and one or two
+        others narrow to pay for it."""
         ups = _best_value({i: slope.up for i, slope in enumerate(slopes)})
         found: dict[Widths, float] = {}
         for wider in [*((i,) for i in ups), *combinations(ups, 2)]:
@@ -183,8 +183,8 @@ class Exchange:
     def _payments(
         self, slopes: Sequence[_Slopes], wider: Sequence[int], over: float
     ) -> Iterator[tuple[dict[int, int], float]]:
-        """Steps of one group, or of two, that make up for what is over the budget, and the error they cost; none where
-        nothing is."""
+        """Steps of one or two groups that remove the excess over the budget, and the error they cost; no steps without
+        an excess."""
         if over <= _SLACK:
             yield {}, 0.0
             return
@@ -203,14 +203,14 @@ class Exchange:
 
 @dataclass(frozen=True, slots=True)
 class _Slopes:
-    """What a step of a group adds to what is left and to the error; None where it has none."""
+    """The change of the remaining share and of the error by a group's step up or down; None without such a step."""
 
     up: Outcome | None
     down: Outcome | None
 
 
 def _best_value(slopes: Mapping[int, Outcome | None]) -> list[int]:
-    """The groups whose steps gain most, or lose least, for what they change of the budget."""
+    """The groups whose steps gain most, or lose least, relative to their change of the budget."""
     known = {i: slope.error / max(abs(slope.left), _SLACK) for i, slope in slopes.items() if slope is not None}
     return sorted(known, key=lambda i: known[i])[:_CONSIDERED]
 

@@ -1,4 +1,4 @@
-"""One pruning, to be done in several ways: here, or side by side on workers."""
+"""One pruning task, run in several ways: here, or in parallel on workers."""
 
 from __future__ import annotations
 
@@ -19,34 +19,34 @@ from .pruned_model import PrunedModel, prune_in_steps
 from .refit.held_out import HeldOutError
 
 SENT = 1 << 30
-"""Bytes of weights and samples up to which ways travel to workers: a bound on memory, since each worker holds them."""
+"""The most bytes of weights and samples sent to workers: a bound on memory, since each worker holds them."""
 
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """What a way came to: the share that it left, of the costs or the channels, and its error on samples held out."""
+    """The outcome of a way: the remaining share of the costs or channels, and the error on held-out samples."""
 
     left: float
     error: float
 
     @classmethod
     def of(cls, pruned: PrunedModel, held_out: HeldOutError) -> Outcome:
-        """That of a pruned model."""
+        """The outcome of a pruned model."""
         channels = 1 - pruned.removed / max(pruned.total, 1)
         return cls(channels if pruned.left is None else pruned.left, float(held_out.errors(pruned.model).mean()))
 
 
 def untold(share: float) -> None:
-    """Progress of a part that counts as one."""
+    """Ignores progress within a part that is reported as one."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Job:
     """Prune a copy of `original` by `ratio`: of its channels, or of the costs of its nodes where these are given.
 
-    reference: the model as it came, with its BatchNormalizations. is_rough: the feeds are made up. scores: those of the
-    first step of every way, f64[classes], where they are known. step: every so many samples no layer is refitted on,
-    and outcomes are of these; None for those of `HeldOutError`, of which refits only hold out where they must.
+    reference: the given model, with its BatchNormalizations. is_rough: the feeds are made up. scores: of the first step
+    of every way, f64[classes], where known. step: every `step`-th sample is held out of all refits and judges outcomes;
+    None for the samples of `HeldOutError`, which refits hold out only where they must.
     """
 
     original: Model
@@ -73,7 +73,7 @@ class Job:
         )  # fmt: skip
 
     def outcome(self, way: Prune, held_out: HeldOutError) -> Outcome | None:
-        """What one way comes to; None where it needs a gradient that a node does not have."""
+        """The outcome of one way; None where it needs a gradient that a node lacks."""
         try:
             pruned = self.pruned(way, apart=None if self.step is None else held_out)
         except ModelError:
@@ -82,12 +82,12 @@ class Job:
 
     @property
     def is_light(self) -> bool:
-        """Weights and samples are few enough to travel."""
+        """Whether weights and samples are small enough to send."""
         models = sum(onnx_io.weight_bytes(one) for one in (self.original, self.reference) if one is not None)
         return models + sum(np.asarray(array).nbytes for feed in self.feeds for array in feed.values()) <= SENT
 
     def outcomes(self, executor: Executor, ways: Sequence[Prune]) -> Iterator[Outcome | None]:
-        """`outcome` of each way, in order."""
+        """The outcome of each way, in order."""
         models = [onnx_io.to_proto(m).SerializeToString() if m else None for m in (self.original, self.reference)]
         costs = None if self.costs is None else [self.costs.get(node) for node in self.original.graph.walk()]
         parts = (*models, self.ratio, list(self.feeds), self.seed, costs, self.scores, self.step)
@@ -97,7 +97,7 @@ class Job:
 
 
 def _outcome(way: Prune, digest: str) -> Outcome | None:
-    """On a worker: prune in one way, and judge what comes out."""
+    """On a worker: prune in one way, and judge the result."""
     *models, ratio, feeds, seed, by_place, scores, step = pickle.loads(content(digest))
     original, reference = (None if data is None else onnx_io.load(data) for data in models)
     assert original is not None

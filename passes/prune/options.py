@@ -22,10 +22,10 @@ GRADIENTS = ("taylor", "fisher")
 MEASURED = ("activation", "reconstruction", "hessian", *GRADIENTS)
 """Importances that are measured on calibration data."""
 COSTS = ("macs", "parameters", "speedup")
-"""What a target can be of; a speed-up is counted in seconds of each node."""
+"""The quantities of a target; a speedup is computed from each node's seconds."""
 RIDGE = 1e-3
-"""Default weight of staying near the old weights in a refit, as a share of the mean energy of an input. A refit also
-tries larger multiples; `python -m tests.bench.prune_fashion` shows the accuracy."""
+"""Default ridge of a refit towards the old weights, as a share of the mean energy of an input. A refit also tries
+larger multiples; `python -m tests.bench.prune_fashion` shows the accuracy."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,7 +115,7 @@ class Prune:
 
     @property
     def target(self) -> tuple[str, float] | None:
-        """The cost that is to fall, and the share of it that may stay; None where `ratio` tells how much goes."""
+        """The cost to reduce, and the share of it that may stay; None where `ratio` decides."""
         for name in COSTS:
             value = getattr(self, name)
             if value is not None:

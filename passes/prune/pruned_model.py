@@ -30,11 +30,10 @@ _HALVINGS = 12
 class PrunedModel:
     """A pruned copy of a model.
 
-    allocations, recovery: the channels each group kept, and how layers were refitted, in the last step. removed, total:
-    channels, over all steps; those of an attention head count each. originals: for each node the node of the original
-    that it is a copy of. left: the share of the costs that is left, by their model; None where none were given.
-    options: those of the way that was taken, with nothing left open. keep: how many channels each group kept, by
-    `Prune.keep`.
+    allocations, recovery: the channels kept by each group, and the refits of layers, in the last step. removed, total:
+    channels, over all steps, counting each channel of an attention head. originals: the original of each copied node.
+    left: the remaining share of the costs, by their model; None without costs. options: of the way taken, fully
+    specified. keep: the channels kept by each group, as for `Prune.keep`.
     """
 
     model: Model
@@ -54,9 +53,9 @@ def prune_in_steps(
     first_scores: Array | None = None, held_out: HeldOutError | None = None,
 ) -> PrunedModel:  # fmt: skip
     """Prune a copy of `original` by `ratio` in one way: of its channels, or of the costs of its nodes where these are
-    given. reference: the model as it came, with its BatchNormalizations. is_rough: the feeds are made up. first_scores:
-    those of the first step, f64[classes], where they are known. held_out: samples that no layer is refitted on.
-    ModelError where the way needs gradients that a node does not have."""
+    given. reference: the given model, with its BatchNormalizations. is_rough: the feeds are made up. first_scores: of
+    the first step, f64[classes], where known. held_out: samples that no layer is refitted on. ModelError where the way
+    needs a gradient that a node lacks."""
     model = clone_model(original)
     originals = dict(zip(model.graph.walk(), original.graph.walk()))
     unshare(model)
@@ -114,10 +113,10 @@ def _costs(of: Mapping[Node, float], originals: Mapping[Node, Node]) -> Costs:
 def _allocate_cost(
     facts: ChannelFacts, scores: Array, options: Prune, costs: Costs, share: float, widths: Widths
 ) -> tuple[Array, list[Allocation]]:
-    """The allocation that removes least of those that leave at most `share` of the costs, filled up to it; the one that
-    leaves least where none does.
+    """The allocation that removes least while leaving at most `share` of the costs, filled up to that share; the one
+    that leaves least where none does.
 
-    What channels save depends on which others go, so that the ratio is found by bisection.
+    A channel's saving depends on which other channels are removed, so bisection finds the ratio.
     """
     per_class = costs.per_class(facts)
     low, high = 0.0, 1.0
@@ -135,7 +134,7 @@ def _allocate_cost(
 
 
 def _channels(group: ChannelGroup, classes: int, options: Prune) -> int:
-    """Channels in some classes of a group; none where the options leave selections alone."""
+    """Number of channels in `classes` of a group; 0 for selections where the options exclude them."""
     return classes * positions_per_class(group) if options.select or not group.selections else 0
 
 

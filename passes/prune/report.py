@@ -14,19 +14,19 @@ from .select.allocation import Allocation, names_of, names_of_node
 from .select.selection import positions_per_class
 
 _STALLED = 0.95
-"""The share of its time from which on a layer counts as no faster: 5 % are granted to noise, a choice. Only reported;
+"""The share of its former time from which a layer counts as no faster: 5 % allow for noise, a choice. Only reported;
 `python -m tests.bench.prune_speed speed` shows whole models."""
 _VECTOR = 8
 """Floats in a vector of AVX2, which onnxruntime's kernels fill with channels."""
 _CALL_SECONDS = 20e-6
-"""Time below which calling a node outweighs its work. An estimate, for the words of the report only."""
+"""Seconds below which a node's call overhead outweighs its work. An estimate, for the report's words only."""
 
 
 @dataclass(frozen=True, slots=True)
 class PrunedGroup(LayerReport):
     """A channel group.
 
-    makers, readers: names of layers whose outputs and whose inputs the channels are. before, after: the number of
+    makers, readers: names of the layers that produce the channels and that read them. before, after: the number of
     channels. kept: after / before as text. reason: why no more were removed, "" for none.
     """
 
@@ -47,7 +47,7 @@ class PrunedGroup(LayerReport):
 
 @dataclass(frozen=True, slots=True)
 class StalledLayer:
-    """A layer with fewer multiply-accumulates that is no faster: its MACs and time as shares of those before."""
+    """A layer with fewer multiply-accumulates that is no faster: its MACs and time as shares of the original's."""
 
     layer: str
     macs: float
@@ -67,8 +67,8 @@ class RefittedLayer:
 
 @dataclass(frozen=True, slots=True)
 class PruneFigures(StageFigures):
-    """Seconds of one run in one thread before and after, None where it was not timed, and their ratio, None where it is
-    not clear; the other figures only of a model that was pruned."""
+    """Seconds of one run in one thread before and after, None where not timed, and their ratio, None where not clear;
+    the other figures only for a pruned model."""
 
     seconds_before: float | None = None
     seconds_after: float | None = None
@@ -169,6 +169,6 @@ def _why(node: Node, seconds: float) -> str:
 
 
 def unchanged(reason: str, facts: ChannelFacts, seconds: float, times: PruneFigures | None = None) -> StageReport:
-    """The report of a model that was handed back as it came."""
+    """The report of a model returned unchanged."""
     refused = tuple((label(layer.node), layer.reason) for layer in facts.fixed)
     return StageReport("prune", reason, facts=times, refused=refused, seconds=seconds, changed=False)

@@ -1,4 +1,4 @@
-"""The pruning stage: as much as was asked for, less where quality would fall too far, nothing without a gain."""
+"""The pruning stage: the requested amount, less where quality would fall too far, nothing without a gain."""
 
 from __future__ import annotations
 
@@ -25,27 +25,27 @@ from .select.chosen import all_chosen, check_keep, widths_of
 from .select.costs import cost_of_nodes
 
 _HALVINGS = 4
-"""Bisection steps towards the largest ratio that the metric allows: to a sixteenth of the ratio asked for, each at the
+"""Bisection steps towards the largest ratio that the metric allows: to a sixteenth of the requested ratio, each at the
 cost of one pruning and one evaluation (`python -m tests.bench.prune_speed time` gives the seconds of one)."""
 _LEAST_SPEEDUP = 0.99
-"""With `speed`, a model clearly below this ratio is handed back: 1 % is granted to noise, a choice.
+"""With `speed`, a model clearly below this ratio is rejected: 1 % allows for noise, a choice.
 `python -m tests.bench.prune_speed speed` shows the ratios of the zoo."""
 _APPROACHES, _BEYOND = 5, 0.98
-"""Steps towards a speed-up, and how far beyond it each aims: 2 % for what the next measurement may differ."""
+"""Steps towards a speedup, and each step's aim beyond it: 2 % allow for differences of the next measurement."""
 _LEAST_TURNS = 40
-"""Turns of a millisecond or more below which no ratio is clear: quartiles of the five to ten that a busy machine leaves
+"""The fewest turns of a millisecond or more for a clear ratio: quartiles of the five to ten turns on a busy machine
 scatter so little by chance that one of four ratios of 1.08 showed as 1.4 to 2.3 at four standard errors."""
 _SECONDS, _ATTEMPTS = 0.25, 3
-"""Seconds for each model in a first measurement, and how often it is made again, twice as long each time, until the
-ratio is clear. Bounds on time: 3.5 s at most."""
+"""Seconds per model in a first measurement, and the most measurements, each twice as long, until the ratio is clear.
+Bounds on time: 3.5 s at most."""
 
 
 def prune(model: Model, options: Prune, context: StageContext) -> tuple[Model, StageReport]:
     """Remove channels from a copy of `model` as `options` say.
 
-    With a metric and `max_drop`, the largest share of `ratio` is searched for that keeps the metric; the model is
-    handed back as it came when no share does, when there is nothing to remove, or, with `speed`, when
-    it clearly did not become faster.
+    With a metric and `max_drop`, the largest share of `ratio` that keeps the metric is searched for; the model is
+    returned unchanged when no share does, when there is nothing to remove, or, with `speed`, when it clearly did not
+    become faster.
     """
     start = time.perf_counter()
     unshared = clone_model(model)
@@ -79,7 +79,7 @@ def prune(model: Model, options: Prune, context: StageContext) -> tuple[Model, S
 
 
 def _decided(options: Prune, pruned: PrunedModel) -> Prune:
-    """The options with the way that was taken."""
+    """The options with the decisions of the way taken."""
     way = pruned.options
     return replace(
         options, importance=way.importance, iterative_steps=way.iterative_steps, global_ranking=way.global_ranking
@@ -87,7 +87,7 @@ def _decided(options: Prune, pruned: PrunedModel) -> Prune:
 
 
 def _way(taken: Prune, asked: Prune) -> str:
-    """The way that was taken of those that the options leave open."""
+    """The way taken, in words, as far as the options left it open."""
     steps = taken.iterative_steps or 1
     fewer = steps < (asked.iterative_steps or 1)
     parts = [f"importance {taken.importance!r}"] if asked.importance != taken.importance else []
@@ -111,22 +111,22 @@ def _check_any_prunable(facts: ChannelFacts, options: Prune) -> None:
 
 @dataclass(frozen=True, slots=True)
 class _Goal:
-    """A cost that is to fall. costs: of each node of the model; left: the share that may stay. text: in words."""
+    """A cost to reduce. costs: of each node of the model; left: the share that may stay. text: in words."""
 
     costs: Mapping[Node, float]
     left: float
     text: str
 
     def missed(self, pruned: PrunedModel) -> bool:
-        """More is left than was asked for."""
+        """Whether more remains than the target allows."""
         return pruned.left is not None and pruned.left > self.left * (1 + 1e-9)
 
 
 def _goal(model: Model, options: Prune, context: StageContext) -> tuple[_Goal | None, Prune]:
-    """The target of the options, and these with the way that suits it.
+    """The target of the options, and the options with a suitable way.
 
-    A speed-up is measured, after the first time on models without refits, and the share of the nodes' time that may
-    stay lowered until it is reached: narrow layers take more than their share.
+    A speedup is measured, after the first time on models without refits, and the allowed share of the nodes' time is
+    lowered until the speedup is reached: narrow layers take more than their share.
     """
     if options.target is None:
         return None, options
@@ -153,7 +153,7 @@ def _goal(model: Model, options: Prune, context: StageContext) -> tuple[_Goal | 
 
 
 def _as_chosen(model: Model, options: Prune, context: StageContext) -> tuple[PrunedModel, str]:
-    """The model with the widths that the caller chose, and its quality in words."""
+    """The model with the caller's widths, and its quality in words."""
     pruned = _pruned(model, options, context, 1.0, None)
     if context.quality.metric is not None:
         return pruned, f"the metric falls by {context.quality.drop(pruned.model):.4g}"
@@ -164,7 +164,7 @@ def _as_chosen(model: Model, options: Prune, context: StageContext) -> tuple[Pru
 def _search(model: Model, options: Prune, context: StageContext, goal: _Goal | None) -> tuple[PrunedModel, str]:
     """The model pruned by the largest share of the ratio that the metric allows, and its quality in words.
 
-    Without a metric it is all of the ratio. Declined where no share tried keeps the metric.
+    Without a metric, by the whole ratio. Declined where no tried share keeps the metric.
     """
     pruned = _pruned(model, options, context, 1.0, goal)
     options = _decided(options, pruned)
@@ -214,7 +214,7 @@ def _times(model: Model, pruned: PrunedModel, context: StageContext) -> PruneFig
 
 
 def _clear_timings(sessions: Mapping[str, Any], feeds: Feeds) -> tuple[Timing, Timing, bool]:
-    """Times before and after, measured again and longer until their ratio is clear, or does not become so."""
+    """Times before and after, measured up to `_ATTEMPTS` times until their ratio is clear; and whether it is clear."""
     for attempt in range(_ATTEMPTS):
         before, after = compare_latency(sessions, feeds, seconds=_SECONDS * 2**attempt, clock=own_clock())
         if _is_clear(after):
@@ -223,6 +223,6 @@ def _clear_timings(sessions: Mapping[str, Any], feeds: Feeds) -> tuple[Timing, T
 
 
 def _is_clear(timing: Timing) -> bool:
-    """Four standard errors lie between the ratio and the least that counts, whatever else the machine does."""
+    """Whether four standard errors lie between the ratio and the threshold, with enough turns on a busy machine."""
     is_measured = timing.runs * max(1.0, timing.median / 1e-3) >= _LEAST_TURNS
     return is_measured and abs(timing.ratio - _LEAST_SPEEDUP) > 4 * timing.error * timing.ratio

@@ -1,6 +1,6 @@
-"""Quantization: integers in place of floats, chosen so that results stay and time is gained.
+"""Quantization: integers in place of floats, placed so that accuracy is kept and time is gained.
 
-Rooms, lowest first: options, numerics, candidates, emit, place, then the files that order them."""
+Rooms, lowest first: options, numerics, candidates, emit, place, then the modules that run them in order."""
 
 from __future__ import annotations
 

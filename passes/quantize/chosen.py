@@ -1,4 +1,4 @@
-"""Choices of the caller for single layers: which units run on integers and in how many bits; and what was decided."""
+"""The caller's choices for single layers, integers with their bits or float; and the decisions in the same words."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ from .place.accuracy_guard import refine
 
 @dataclass(frozen=True, slots=True)
 class Chosen:
-    """Units that the caller places on integers, those of them with finer codes than usual, those with fewer than 8
-    bits, and float units.
+    """The caller's placement: units on integers, those of them with finer codes, those with fewer than 8 bits, and
+    float units.
 
-    is_complete: every layer with weights is placed; the operators between them then follow their neighbours.
+    is_complete: every layer with weights is placed; the operators between them then follow their neighbors.
     """
 
     integers: frozenset[Unit]
@@ -31,24 +31,24 @@ class Chosen:
     is_complete: bool
 
     def completed(self, assignment: Assignment) -> Assignment:
-        """An assignment of the placed layers and of the operators that are useful between them."""
+        """The assignment of the placed layers and of the useful operators between them."""
         return assignment.with_units(_between(self.integers, assignment.units))
 
     def applied(self, calibrated: CalibratedModel, assignment: Assignment) -> Assignment:
-        """The assignment with the units where they are placed."""
+        """The assignment with the caller's placement and finer codes."""
         placed = assignment.with_units((assignment.units - self.floats) | self.integers)
         return refine(calibrated, placed, self.finer)
 
 
 def check_layers(model: Model, options: Quantize) -> None:
-    """OptionError for a choice for a layer outside of branches that the model does not have."""
+    """OptionError for a choice outside of branches whose layer the model lacks."""
     names = layer_names(model.graph)
     known = (*names.values(), *(origin for node in names for origin in node.origins))
     check_names("quantize", (name for name in options.layers if INSIDE not in name), known)
 
 
 def chosen_units(calibrated: CalibratedModel) -> Chosen:
-    """The units that the options place by name. OptionError for a layer that cannot be what it is to be."""
+    """The units that the options place by name. OptionError for a choice that a layer cannot satisfy."""
     options, names = calibrated.options, layer_names(calibrated.model.graph)
     choices = chosen_for(names, options.layers)
     integers, finer, narrow, floats = set[Unit](), set[Unit](), set[Unit](), set[Unit]()
@@ -75,7 +75,7 @@ def chosen_units(calibrated: CalibratedModel) -> Chosen:
 
 
 def _require_bits(calibrated: CalibratedModel, unit: Unit, name: str, choice: str, bits: int) -> None:
-    """OptionError where a layer is not stored in the bits that it was given; tables without a head are of 8 bits."""
+    """OptionError where a layer's codes do not have the chosen bits; tables without a head always have 8 bits."""
     assignment = calibrated.assignment
     if unit.linear is None or unit.is_table or unit.node in calibrated.finer:
         return
@@ -87,8 +87,8 @@ def _require_bits(calibrated: CalibratedModel, unit: Unit, name: str, choice: st
 
 
 def choices_of(calibrated: CalibratedModel, assignment: Assignment | None) -> dict[str, str]:
-    """What was decided, by the names of layers: each with weights, and operators that do not follow their neighbours;
-    `Chosen.completed` and `applied` give the same units again."""
+    """The decisions by layer name: for layers with weights, and for operators that do not follow their neighbors;
+    `Chosen.completed` and `applied` reproduce the same units from them."""
     names, order = layer_names(calibrated.model.graph), {n: i for i, n in enumerate(calibrated.model.graph)}
     units = frozenset[Unit]() if assignment is None else assignment.units
     layers = frozenset(u for u in units if u.linear is not None)
@@ -104,30 +104,30 @@ def choices_of(calibrated: CalibratedModel, assignment: Assignment | None) -> di
 
 
 def _mode_of(choice: str, node: Node | None, options: Quantize) -> str:
-    """The mode in which a layer gets what it is to be; "" for floats. Where inputs are quantized while the model runs,
-    products that read stored weights are quantized with the others."""
+    """The mode that implements a layer's choice; "" for floats. In mode dynamic, products that read stored weights are
+    quantized with the others."""
     mode = QUANTIZED.get(choice, ("",))[0]
     is_stored = options.mode == "dynamic" and choice == STORED8 and node is not None and node.op in PRODUCTS
     return options.mode if is_stored else mode
 
 
 def _candidates(calibrated: CalibratedModel) -> list[Unit]:
-    """The units that integers can run; tables that were left float for their harm are among them."""
+    """The units that integers can run, including tables left float for accuracy."""
     units = calibrated.assignment.units
     known = [u for u in calibrated.units.members if u in units or u.node in calibrated.assignment.codes]
     return [*known, *(u for u in units if u not in set(known))]
 
 
 def _between(layers: frozenset[Unit], units: frozenset[Unit]) -> frozenset[Unit]:
-    """The layers, and those of the operators without weights that are useful beside them."""
+    """The layers, and the weightless operators that are useful between them."""
     return layers | useful(layers | {u for u in units if u.linear is None})
 
 
 def by_mode(model: Model, options: Quantize) -> list[Quantize]:
-    """The options of each run that the layers of the root graph need, those of the usual mode and width first.
+    """The options of each run needed for the root graph's layers, the usual mode and width first.
 
-    Every other run is for the layers alone that are named for it: one a mode, and in mode weights one a width. In mode
-    static each layer has its own width in one run. OptionError for names that no layer has.
+    Every other run quantizes only the layers named for it: one run per mode, and in mode weights one per width. In mode
+    static one run serves all widths.
     """
     root = {name: choice for name, choice in options.layers.items() if INSIDE not in name}
     names = layer_names(model.graph)

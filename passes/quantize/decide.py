@@ -28,18 +28,18 @@ SLIVER = 0.05
 """The share of multiply-accumulates below which integers must gain clearly, in time or size: by Amdahl's law a kernel
 four times as fast on 5 % of the work gains 4 %, twice `GAIN` less one."""
 CLEARLY = 1.0 + 2 * (GAIN - 1.0)
-"""The ratio that counts as clearly faster: as far beyond `GAIN` as that is beyond no gain."""
+"""The ratio that counts as clearly faster: as far beyond `GAIN` as `GAIN` is beyond 1."""
 SMALLER = 1.05
-"""How many times as many bytes of constants the float model must have for the quantized one to count as smaller: a file
-that is a twentieth smaller is a gain that its user sees, chosen and not tuned."""
+"""The ratio of constants' bytes, float over quantized, from which a model counts as smaller: a user notices a file
+smaller by a twentieth; chosen, not tuned."""
 
 
 @dataclass(frozen=True, slots=True)
 class Decision:
     """The outcome of the guards for a calibrated model.
 
-    assignment: None leaves the model float. guarded: the accuracy guard's changes. speedup: over the float model;
-    None where it was not timed. errors: of single units, where measured; predicted: by gradients.
+    assignment: None leaves the model float. guarded: the accuracy guard's changes. speedup: over the float model; None
+    where not timed. errors: of single units, where measured; predicted: by gradients.
     text: for the report. model: of the assignment.
     """
 
@@ -57,8 +57,8 @@ def decide(model: Model, calibrated: CalibratedModel, context: StageContext) -> 
     """Choose precision per unit: min-cut, accuracy guard, re-cut, time.
 
     Where one scale a tensor would return layers to float, or leave the model float, activations with scales a channel
-    are tried first; so they are where layers are refitted, and the closer of both is refitted. Layers that the caller
-    placed stay there.
+    are tried first; likewise before layers are refitted, and the more accurate of both is refitted. The caller's
+    placement is kept.
     """
     chosen = chosen_units(calibrated)
     if chosen.is_complete:
@@ -70,7 +70,7 @@ def decide(model: Model, calibrated: CalibratedModel, context: StageContext) -> 
 def _decided(
     model: Model, calibrated: CalibratedModel, context: StageContext, floats: frozenset[Unit] = frozenset()
 ) -> Decision:
-    """The decision by accuracy and time; `floats` stay float, also in what is timed."""
+    """The decision by accuracy and time; `floats` stay float in all timed candidates, too."""
     search = _Search(model, calibrated, context, floats)
     refits, always = calibrated.options.refits, calibrated.options.per_channel_activations == ALWAYS
     accepted = None if refits else accept_unchanged(search.candidates[0], search.judge)
@@ -90,13 +90,13 @@ def _decided(
 
 
 def _per_channel(calibrated: CalibratedModel, context: StageContext) -> CalibratedModel | None:
-    """The calibrated model with scales a channel, corrected like that with one scale a tensor."""
+    """The calibrated model with scales a channel, bias-corrected as with one scale a tensor; None without any."""
     per_channel = with_per_channel_activations(calibrated, context)
     return None if per_channel is None else with_bias_correction(per_channel, context)
 
 
 def _as_chosen(calibrated: CalibratedModel, chosen: Chosen, context: StageContext) -> Decision:
-    """Every layer where the caller placed it: nothing is timed, and accuracy decides on scales a channel alone."""
+    """The caller's complete placement: nothing is timed, and accuracy decides only about scales a channel."""
     options, judge = calibrated.options, Judge(calibrated.options, context)
     assignment = chosen.applied(calibrated, chosen.completed(calibrated.assignment))
     always = options.per_channel_activations == ALWAYS
@@ -112,7 +112,7 @@ def _as_chosen(calibrated: CalibratedModel, chosen: Chosen, context: StageContex
 
 
 def _with_chosen(decision: Decision, chosen: Chosen, context: StageContext) -> Decision:
-    """The decision on the other layers, with those that the caller placed on integers."""
+    """The decision on the other layers, combined with the caller's layers on integers."""
     calibrated = decision.calibrated
     before = decision.assignment or calibrated.assignment.with_units(())
     placed = chosen.applied(calibrated, before).stored
@@ -133,7 +133,7 @@ def _placed(calibrated: CalibratedModel, assignment: Assignment, judge: Judge) -
 
 
 class _Search:
-    """The assignments of one calibrated model that may be worth their time, judged and timed; `floats` stay float."""
+    """Candidate assignments of one calibrated model, judged and timed; `floats` stay float."""
 
     def __init__(
         self, model: Model, calibrated: CalibratedModel, context: StageContext, floats: frozenset[Unit] = frozenset()
@@ -144,19 +144,19 @@ class _Search:
         self.candidates = self._cut(calibrated.assignment.units - floats)
 
     def refitted(self) -> _Search:
-        """The same of the model with layers refitted to their quantized inputs."""
+        """The search on the model with layers refitted to their quantized inputs."""
         return _Search(self.model, with_refit(self.calibrated, self.context), self.context, self.floats)
 
     def decision(self) -> Decision:
-        """That on the best candidate, changed where it is not accurate enough."""
+        """The decision on the best candidate, changed by the guard where not accurate enough."""
         return self.timed(accept_unchanged(self.candidates[0], self.judge) or self.guarded())
 
     def guarded(self) -> GuardResult:
-        """The best candidate, changed until it is accurate enough."""
+        """The best candidate, changed by the accuracy guard until accurate enough."""
         return guard(self.candidates[0], self.judge, self.errors)
 
     def timed(self, guarded: GuardResult) -> Decision:
-        """Keep an assignment that is accurate enough, or one much like it, if it is also fast."""
+        """Keep an accurate assignment, or a similar accurate one, if it is also fast."""
         calibrated, options = self.calibrated, self.calibrated.options
         if options.sensitivity:
             layers = [u for u in calibrated.units.layers if u in calibrated.assignment.units]
@@ -167,7 +167,7 @@ class _Search:
             return self._decision(
                 guarded, None, f"left float: {guarded.verdict}, {describe_limit(options, self.context)}"
             )
-        if not options.speed or (options.mode == "weights" and is_large(self.model)):  # its speed is told, no more
+        if not options.speed or (options.mode == "weights" and is_large(self.model)):  # speed is only reported
             return self._decision(guarded, None, guarded.verdict, guarded.assignment)
         accurate = self._mixed(guarded)
         best = self._fastest(accurate)
@@ -193,14 +193,14 @@ class _Search:
         )  # fmt: skip
 
     def _gain(self, best: TimedAssignment) -> _Gain:
-        """What the assignment gains, as far as its measured speed can be believed."""
+        """The gain of the fastest assignment, its measured speed limited to what is plausible."""
         assert best.assignment is not None
         share, speedup = share_of_macs(self.calibrated, best.assignment.units), best.speedup
         if _is_for_time(self.calibrated.options, self.context):
             speedup = min(speedup, most_gain(self.calibrated, best.assignment.units))
         least = CLEARLY if share < SLIVER else needed_gain(self.calibrated.options.mode)
         if best.assignment.only_tables:
-            least = inf  # whatever they were timed, they compute nothing faster
+            least = inf  # tables speed up no computation, whatever was measured
         before, after = figures(self.model).constant_bytes, stored_bytes(best.assignment)
         return _Gain(share, speedup, least, 1 - after / before if before else 0.0)
 
@@ -208,7 +208,7 @@ class _Search:
         return fastest(self.model, list(accurate), self.calibrated.feed, self.context.target)
 
     def _cut(self, units: frozenset[Unit]) -> list[Assignment]:
-        """Assignments of all units, or of those that gain, that may be worth their time; the most promising first."""
+        """Candidate assignments of `units`, all of them or those that gain, the most promising first."""
         every = self.calibrated.assignment.with_units(useful(units))
         options = self.calibrated.options
         if not _is_for_time(options, self.context):
@@ -216,8 +216,8 @@ class _Search:
         return min_cut_candidates(self.calibrated, every)
 
     def _mixed(self, guarded: GuardResult) -> dict[Assignment, GuardResult]:
-        """Where accuracy returned units to float, or layers are refitted for its sake: the assignment without others
-        that harm but hardly gain, if any."""
+        """Where accuracy returned units to float, or layers are refitted for accuracy: the assignment without further
+        units that harm but hardly gain, if acceptable."""
         refits = self.calibrated.options.refits
         if self.context.target == "graphopt" or not (guarded.returned or refits):
             return {}
@@ -230,7 +230,8 @@ class _Search:
         return {mixed: GuardResult(mixed, guarded.finer & mixed.units, returned, self.judge.describe(mixed))}
 
     def _others(self, guarded: GuardResult) -> dict[Assignment, GuardResult]:
-        """More accurate assignments worth timing: the uncut one; where units returned to float, the rest cut anew."""
+        """Other accurate assignments worth timing: the uncut one; where units returned to float, new cuts of the
+        rest."""
         others = self.candidates[1:]
         if guarded.returned:
             others = [a for a in self._cut(guarded.assignment.units) if a.units != guarded.assignment.units]
@@ -243,8 +244,8 @@ class _Search:
 
 @dataclass(frozen=True, slots=True)
 class _Gain:
-    """What integers gain: their share of multiply-accumulates, the ratio to the float model's speed, the `least` ratio
-    that is no noise, and the share of the constants' bytes that are saved."""
+    """The gain of integers: their share of multiply-accumulates, the speed relative to the float model, the `least`
+    speed that is not noise, and the share of the constants' bytes saved."""
 
     share: float
     speedup: float
@@ -253,7 +254,7 @@ class _Gain:
 
     @property
     def is_noise(self) -> bool:
-        """Neither time nor bytes are gained."""
+        """Whether neither time nor bytes are gained."""
         return self.speedup < self.least and SMALLER * (1 - self.fewer_bytes) >= 1
 
     def __str__(self) -> str:
@@ -262,13 +263,13 @@ class _Gain:
 
 
 def _is_for_time(options: Quantize, context: StageContext) -> bool:
-    """Whether units are placed by their times in onnxruntime: stored weights are for a small file, of which every layer
-    counts, none for its time."""
+    """Whether units are placed by their times in onnxruntime: not in mode weights, where every layer's bytes count,
+    whatever its time."""
     return context.target != "graphopt" and options.speed and options.mode != "weights"
 
 
 def share_of_macs(calibrated: CalibratedModel, units: Set[Unit]) -> float:
-    """The share of the model's multiply-accumulates that are in some of its units."""
+    """The share of the model's multiply-accumulates in `units`."""
     macs = macs_at(calibrated.model, calibrated.shapes)
     total = sum(macs.values())
     return sum(macs.get(u.node, 0) for u in units) / total if total else 0.0

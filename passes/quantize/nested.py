@@ -1,6 +1,6 @@
-"""Branches of If are quantized like models of their own: captured values become inputs, read wherever the branch runs.
+"""Quantize branches of If as separate models: captured values become inputs, observed wherever the branch runs.
 
-Bodies of Loop and Scan stay float: their values change from turn to turn and cannot be read from outside.
+Bodies of Loop and Scan stay float: their values change per iteration and cannot be observed from outside.
 """
 
 from __future__ import annotations
@@ -78,7 +78,7 @@ class _Part:
 
 
 def _check_branches(model: Model, options: Quantize) -> None:
-    """OptionError for a choice for a layer in a branch that the model does not have."""
+    """OptionError for a choice for a layer in a branch that the model lacks."""
     known = [branch_name(node, slot) for node in model.graph if node.op == "If" for slot in BRANCHES]
     for name in options.layers:
         head, inside_of, _ = name.partition(INSIDE)
@@ -105,7 +105,7 @@ def _cut(model: Model, branch: Graph) -> _Part:
 def _quantized(
     model: Model, node: Node, slot: str, part: _Part, options: Quantize, context: StageContext, quantize: QuantizeModel
 ) -> tuple[Model, StageReport]:
-    """The branch quantized. Declined where it cannot be, or stays float."""
+    """The quantized branch. Declined where quantization fails, or the branch stays float."""
     if not all(isinstance(value.type, TensorType) for value in part.captured):
         raise Declined("the branch captures a value that is no tensor", node)
     condition = node.inputs[0]

@@ -23,7 +23,7 @@ FORMATS = ("qdq", "qoperator")
 JUDGES = ("auto", "top1", "sqnr")
 ROUNDINGS = ("refit", "learned")
 INSIDE = " branch: "
-"""Stands in the name of a layer in a branch, between the name of the branch and its own."""
+"""Marks a layer in a branch: its name is the branch's name, this, then its own name."""
 
 
 def _is_flag(value: Any) -> bool:
@@ -59,7 +59,7 @@ _EXPECTED: tuple[tuple[str, Callable[[Any], bool], str], ...] = (
     ("cache", lambda v: isinstance(v, (str, os.PathLike)), "a path"),
     ("executor", lambda v: callable(getattr(v, "submit", None)), "an executor of concurrent.futures"),
 )
-"""(name, check, expected values) of each option, beside those that are one of a few words."""
+"""(name, check, expected values) of each option, except those with a fixed set of words."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -169,7 +169,7 @@ class Quantize:
                 object.__setattr__(self, name, tuple(value or ()))
 
     def _check_widths(self) -> None:
-        """OptionError for fewer than 8 bits where they cannot be had; nothing is timed where they are."""
+        """OptionError for fewer than 8 bits where unavailable; in mode static they turn timing off."""
         if not _is_flag(self.rounding) and self.rounding not in ROUNDINGS:
             raise OptionError(f"quantize: rounding {self.rounding!r} is not True, False, 'refit' or 'learned'")
         if self.rounding in ROUNDINGS and self.mode != "static":
@@ -190,7 +190,7 @@ class Quantize:
 
     @property
     def kl_limit(self) -> float:
-        """The divergence that language models may have, in nats."""
+        """The largest allowed divergence of language models, in nats."""
         return self.max_kl if self.max_kl is not None else 0.05 if self.mode == "dynamic" else 1.0
 
     @property
@@ -205,23 +205,23 @@ class Quantize:
 
     @property
     def is_narrow(self) -> bool:
-        """Weights or activations have fewer than 8 bits."""
+        """Whether weights or activations have fewer than 8 bits."""
         return min(self.activation_bits, self.weight_bits) < 8
 
     @property
     def signed(self) -> bool:
-        """Codes of activations have a sign, and no zero point."""
+        """Whether codes of activations are signed, without a zero point."""
         return self.activation_type in ("int8", "int4")
 
     @property
     def has_narrow(self) -> bool:
-        """Weights or activations have fewer than 8 bits, if only those of single layers outside of branches."""
+        """Whether weights or activations have fewer than 8 bits, at least in single layers outside of branches."""
         chosen = (QUANTIZED.get(choice, ("", 8)) for name, choice in self.layers.items() if INSIDE not in name)
         return self.is_narrow or any(mode == self.mode and bits < 8 for mode, bits in chosen)
 
     @property
     def refits(self) -> bool:
-        """Layers are refitted to their quantized inputs, one after the other."""
+        """Whether layers are refitted to their quantized inputs, one by one."""
         return self.mode == "static" and (self.rounding in ROUNDINGS or (self.rounding is True and self.has_narrow))
 
     @property

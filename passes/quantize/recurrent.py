@@ -25,13 +25,13 @@ from .place.latency_guard import needed_gain, stable_timings, timing_session
 from .report import NO_GAIN, RETURNED_TO_FLOAT, QuantizedLayer, QuantizedParts, QuantizeFigures
 
 SMALL = 4096
-"""Elements of the weights below which a layer stays float: it would save less than 12 KB."""
+"""Weight elements below which a layer stays float: it would save less than 12 KB."""
 DYNAMIC = "com.microsoft::DynamicQuantizeLSTM"
 
 
 def quantize_recurrent(model: Model, options: Quantize, context: StageContext) -> QuantizedParts:
-    """Quantize the recurrent layers of the root graph in a copy, and keep that where it is good enough, and gains time
-    (stored weights: bytes)."""
+    """Quantize the recurrent layers of the root graph in a copy, kept where it is good enough, and gains time (for
+    stored weights: bytes)."""
     if not any(node.op in RECURRENT for node in model.graph):
         return QuantizedParts(model, (), ())
     refused: list[tuple[str, str]] = []

@@ -1,4 +1,4 @@
-"""The report of quantization: a row for each layer, and the figures that sum them up."""
+"""The report of quantization: a row for each layer, and summary figures."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ class QuantizedLayer(LayerReport):
     """One layer with weights.
 
     runs_on: "int8" or "float". bits: of its codes. objective_nearest, objective_found: J = E‖W x − W_q x‖² of rounding
-    to the nearest and of the codes taken. weight_error: √(J / E‖W x‖²). worst_pair: the largest |sum| of two codes of
+    to the nearest and of the chosen codes. weight_error: √(J / E‖W x‖²). worst_pair: the largest |sum| of two codes of
     one sign in a row. certificate: whether 16-bit sums are exact. error_alone: the relative error of the model's
     results with this layer alone quantized; error_predicted: the same by gradients, to first order. None where a number
     was not computed, was computed on made-up inputs, or does not apply.
@@ -119,14 +119,14 @@ def report_decision(decision: Decision, is_synthetic: bool = False) -> StageRepo
 
 
 def _without_errors(layer: QuantizedLayer) -> QuantizedLayer:
-    """The layer without figures that are measured on samples: of made-up ones they tell nothing."""
+    """The layer without figures measured on samples, which are meaningless for made-up inputs."""
     return replace(
         layer, objective_nearest=None, objective_found=None, weight_error=None, error_alone=None, error_predicted=None
     )
 
 
 def _widths(assignment: Assignment) -> str:
-    """The integers of weights, with how many layers have others than the usual ones."""
+    """The integer types of weights in words, with the number of layers that deviate from the usual type."""
     bits = [assignment.codes[u.node].bits for u in assignment.units if u.linear is not None]
     kind, counts = assignment.options.weight_type, Counter(bits)
     counts.pop(assignment.options.weight_bits, None)
@@ -204,9 +204,8 @@ def _sum(values: Iterable[float | None]) -> float | None:
 
 @dataclass(frozen=True, slots=True)
 class QuantizedParts:
-    """A model with parts that were quantized on their own, a report and the MACs of each, and (name, reason) of the
-    parts that were not. speed: of the model over the one without these parts, where it was timed. choices: what was
-    decided for layers in the parts."""
+    """A model with separately quantized parts, the report and MACs of each, and (name, reason) of the parts left float.
+    speed: of the model relative to the one before, where timed. choices: the decisions for layers in the parts."""
 
     model: Model
     reports: tuple[tuple[StageReport, int], ...]
@@ -216,7 +215,7 @@ class QuantizedParts:
 
 
 def with_parts(report: StageReport, parts: QuantizedParts, total: int | None, options: Quantize) -> StageReport:
-    """The report of the root graph with those of its parts; `total`: the MACs of the whole model."""
+    """The report of the root graph combined with its parts' reports; `total`: the MACs of the whole model."""
     if parts.choices:
         settled = report.settled or replace(options, layers={})
         report = replace(report, settled=replace(settled, layers={**settled.layers, **parts.choices}))

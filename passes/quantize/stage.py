@@ -32,12 +32,12 @@ from .recurrent import quantize_recurrent
 from .report import QuantizedParts, QuantizeFigures, report_decision, with_parts
 
 SLOWER = 2.0 - GAIN
-"""The speed relative to float below which a file of stored weights is told to be slower: as far from 1 as `GAIN`."""
+"""The speed relative to float below which a file of stored weights is reported as slower: as far from 1 as `GAIN`."""
 
 
 def quantize(model: Model, options: Quantize, context: StageContext) -> tuple[Model, StageReport]:
-    """Quantize a copy of `model` by the options. OptionError for excluded names that no node has, and for weights that
-    the target does not read."""
+    """Quantize a copy of `model` by the options. OptionError for excluded names that no node has, and for weight types
+    that the target does not support."""
     start = time.perf_counter()
     if options.mode == "weights" and options.weight_bits < 4 and context.target != "onnxruntime":
         raise OptionError(
@@ -51,7 +51,7 @@ def quantize(model: Model, options: Quantize, context: StageContext) -> tuple[Mo
 
 
 def _quantize_wide(model: Model, options: Quantize, context: StageContext) -> tuple[Model, StageReport]:
-    """Quantize a model of float32, or one of half precision in float32."""
+    """Quantize a float32 model, or a half-precision model widened to float32."""
     if not holds_half(model):
         return quantize_model(model, options, context)
     try:
@@ -65,9 +65,9 @@ def _quantize_wide(model: Model, options: Quantize, context: StageContext) -> tu
 
 
 def quantize_model(model: Model, options: Quantize, context: StageContext) -> tuple[Model, StageReport]:
-    """Quantize the root graph, branches and recurrent layers; the model itself where that is declined or no gain.
+    """Quantize the root graph, branches and recurrent layers; the model itself where declined or without gain.
 
-    Layers that are chosen for other modes follow, mode after mode.
+    Layers chosen for other modes follow, mode by mode.
     """
     try:
         require_float(model)
@@ -82,7 +82,7 @@ def quantize_model(model: Model, options: Quantize, context: StageContext) -> tu
 
 
 def _joined(reports: Sequence[StageReport], options: Quantize) -> StageReport:
-    """One report of all modes; what is settled are the caller's options, with every choice."""
+    """One report of all modes; `settled`: the caller's options with every layer's choice."""
     first, changed = reports[0], [report for report in reports if report.changed]
     if len(reports) > 1:
         summary = "; ".join(f"{report.name.partition(' ')[2]}: {report.summary}" for report in reports)
@@ -102,7 +102,7 @@ def _joined(reports: Sequence[StageReport], options: Quantize) -> StageReport:
 def _quantize_in_mode(
     model: Model, options: Quantize, context: StageContext, is_first: bool
 ) -> tuple[Model, StageReport]:  # fmt: skip
-    """Quantize the layers of one mode; the rest may be quantized already, and branches are after the first."""
+    """Quantize the layers of one mode; other layers may be quantized already, as branches are after the first mode."""
     try:
         raised = _raised(model, options, context)
     except Declined as declined:
@@ -129,8 +129,8 @@ def _with_warning(report: StageReport, options: Quantize) -> StageReport:
 
 
 def _quantize_root(model: Model, ready: Model, options: Quantize, context: StageContext) -> tuple[Model, StageReport]:
-    """Quantize `ready`, the model in the spelling of integers; the model itself where it stays float. OptionError for
-    choices of layers that are not there, before data are read, and for those that a layer cannot be."""
+    """Quantize `ready`, the model prepared for integers; the model itself where it stays float. OptionError for choices
+    of unknown layers, before data are read, and for choices that a layer cannot satisfy."""
     check_layers(ready, options)
     balance(ready, options, context)
     calibrated = calibrate_model(ready, options, context)
@@ -146,10 +146,10 @@ def _quantize_root(model: Model, ready: Model, options: Quantize, context: Stage
 
 
 def _raised(model: Model, options: Quantize, context: StageContext) -> Model:
-    """The model at an operator set that has the operators wanted: packed weights and blocks came later than the rest.
+    """The model at an opset with the required operators: packed weights and blocks came later than the rest.
 
-    Declined where it cannot be raised; for target "onnxruntime" packed products are its own and need no operator set,
-    and only weights of convolutions are packed in ONNX's.
+    Declined where the opset cannot be raised; for target "onnxruntime" packed products are its own operators and need
+    no opset, and only convolution weights use ONNX's packed types.
     """
     has_own = context.target == "onnxruntime" and all(node.op != "Conv" for node in model.graph.walk())
     is_plain = options.weight_bits == 8 and (context.target == "onnxruntime" or not options.block_size)
@@ -164,8 +164,8 @@ def _raised(model: Model, options: Quantize, context: StageContext) -> Model:
 
 
 def _check_names(options: Quantize, *models: Model) -> None:
-    """OptionError for excluded names that no node of `models` has, the original or the cleaned model: a misspelled name
-    would leave a layer on integers that must stay float."""
+    """OptionError for excluded names that no node of the original or the cleaned model has: a misspelled name would
+    leave a layer on integers that must stay float."""
     known: set[str] = set()
     for model in models:
         for node in model.graph.walk():

@@ -1,4 +1,4 @@
-"""Shape arithmetic with symbolic sizes: vectors computed from shapes are evaluated as far as the shapes are known.
+"""Shape arithmetic with symbolic sizes: evaluate vectors computed from shapes as far as the shapes are known.
 
 Facts (`analysis.sizes`) flow forward, into nested graphs too, and make types more precise on the way. A vector of
 known numbers becomes a constant; a Reshape with at most one unknown size gets a constant with 0 (copy the size) and -1
@@ -30,7 +30,7 @@ def resolve_shapes(graph: Graph, context: Context) -> int:
 class _Resolver:
     context: Context
     facts: dict[Value, Sizes] = field(default_factory=dict)
-    retyped: set[Value] = field(default_factory=set)  # values whose type became more precise on the way
+    retyped: set[Value] = field(default_factory=set)  # values whose type became more precise
 
     def run(self, graph: Graph) -> int:
         changes = 0
@@ -47,7 +47,7 @@ class _Resolver:
         return changes
 
     def _is_open(self, node: Node) -> bool:
-        """A type is missing, or a rank in a nested graph, for which ONNX infers types without outer constants."""
+        """Whether a type is missing, or a rank in a nested graph, where ONNX's inference ignores outer constants."""
         nested = node.graph is not None and node.graph.owner is not None
         return any(
             v.type is None or (nested and isinstance(v.type, TensorType) and v.type.shape is None) for v in node.outputs
@@ -71,7 +71,7 @@ class _Resolver:
         return self._store(node, sizes)
 
     def of(self, value: Value | None) -> Sizes | None:
-        """The numbers of an integer operand, as far as they are known."""
+        """The known numbers of an integer operand."""
         if value is None:
             return None
         if value.constant is not None:
@@ -89,7 +89,7 @@ class _Resolver:
             self.retyped.add(node.output)
 
     def _join_branches(self, node: Node) -> None:
-        """Refine the types of If's results by those that both branches agree on."""
+        """Refine the types of an If's results by the sizes on which both branches agree."""
         branches = node.subgraphs
         if node.op != "If" or any(len(b.outputs) != len(node.outputs) for b in branches):
             return
@@ -101,7 +101,7 @@ class _Resolver:
                 self.retyped.add(value)
 
     def _store(self, node: Node, sizes: Sizes) -> int:
-        """Put a constant in the place of a vector whose numbers are all known."""
+        """Replace a vector whose numbers are all known by a constant."""
         type, graph = node.output.type, node.graph
         if not sizes.known or graph is None or not isinstance(type, TensorType) or node.output.is_unused:
             return 0
@@ -115,7 +115,7 @@ class _Resolver:
         return 1
 
     def _reshape(self, node: Node) -> int:
-        """Give a Reshape constant sizes, where at most one of them is neither known nor that of the same input axis."""
+        """Give a Reshape constant sizes, where all but one at most are known or equal to the same input axis."""
         graph, wanted, given = node.graph, self.of(node.input(1)), node.inputs[0]
         if graph is None or wanted is None or wanted.scalar or given is None or len(node.inputs) != 2:
             return 0
@@ -145,7 +145,7 @@ class _Resolver:
         return {} if sizes is None else {node.output: sizes}
 
     def _tile(self, node: Node) -> None:
-        """The sizes of the axes whose number of copies is known, which ONNX infers for all axes or none."""
+        """Infer a Tile's axes with known repeats; ONNX infers all axes or none."""
         given, repeats = node.inputs[0], self.of(node.inputs[1])
         shape = given.type.shape if given is not None and isinstance(given.type, TensorType) else None
         if shape is not None and repeats is not None and len(repeats.dims) == len(shape):
@@ -207,7 +207,7 @@ def _times(dim: Dim, count: Dim) -> Dim:
 
 
 def _wider(a: Dim, b: Dim) -> Dim:
-    """One size broadcast with another; a number above 1 decides, whatever the name of the other."""
+    """One size broadcast with another; a number above 1 wins over any name."""
     if a == b or b == 1:
         return a
     if a == 1:

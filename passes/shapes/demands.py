@@ -15,8 +15,8 @@ from ...pipeline.passes import graph_pass
 from ...rewrite import Context, retype
 from ..control.splice import splice
 
-_DEPTH = 24  # operators through which a rank is followed back from the result of a branch: a bound on time
-_SWEEPS = 6  # visits of the whole graph, each of which may decide branches for the next: a bound on time
+_DEPTH = 24  # the most operators between a branch's result and a known rank: a bound on time
+_SWEEPS = 6  # the most visits of the whole graph, each of which may decide branches for the next: a bound on time
 _KEEPS_RANK = frozenset(
     (
         "Identity", "Relu", "Sigmoid", "Tanh", "Exp", "Log", "Sqrt", "Neg", "Abs", "Erf", "Cast", "LeakyRelu", "Clip",
@@ -91,7 +91,7 @@ def demanded_rank(node: Node, slot: int) -> int | None:
 
 
 def _change(node: Node) -> int | None:
-    """The rank of the result less that of the first operand; None where the operator does not fix it."""
+    """The result's rank minus the first operand's; None where the operator does not fix the difference."""
     if node.op in _KEEPS_RANK:
         return 0
     axes = integers(node, 1, "axes") if node.op in ("Unsqueeze", "Squeeze") else None

@@ -1,7 +1,7 @@
-"""Sizes that shape inference leaves open get the names of those they are equal to.
+"""Rename sizes that shape inference leaves open to the sizes that they provably equal.
 
-Inference gives every unknown size a name of its own. Equal names mean equal sizes, so each equation lets rules prove
-their conditions: that a Reshape splits the last axis alone, that a mask has the shape of the scores.
+Inference gives every unknown size its own name. Equal names mean equal sizes, so each equation lets rules prove their
+conditions: that a Reshape splits the last axis alone, that a mask has the shape of the scores.
 """
 
 from __future__ import annotations
@@ -70,20 +70,20 @@ class _Names:
 
     def resolve(self, dim: Dim) -> Dim:
         """The name or number at the end of a chain of equations."""
-        for _ in range(64):  # a cycle of names ends here
+        for _ in range(64):  # guards against cycles of names
             if not isinstance(dim, str) or dim not in self.equal:
                 break
             dim = self.equal[dim]
         return dim
 
     def of(self, value: Value | None) -> Sizes | None:
-        """The sizes that a value holds."""
+        """The sizes stored as a value's elements."""
         if value is None:
             return None
         return self.facts.get(value) if value.constant is None else sizes_of_constant(value.constant)
 
     def vector(self, value: Value | None) -> Shape | None:
-        """The sizes that a value holds, by their resolved names."""
+        """The sizes stored in a value, by their resolved names."""
         sizes = self.of(value)
         return None if sizes is None else tuple(self.resolve(dim) for dim in sizes.dims)
 
@@ -136,7 +136,7 @@ def _matmul(node: Node, names: _Names) -> Shape | None:
 
 
 def _reshape(node: Node, names: _Names) -> Shape | None:
-    """The one open size, from the number of elements; all other named sizes must occur before and after."""
+    """The single open size, from the number of elements; all other named sizes must occur before and after."""
     before, after = names.shape(node.inputs[0]), names.shape(node.output)
     if before is None or after is None or None in before or before.count(0) or after.count(0):
         return None
@@ -186,7 +186,7 @@ def _expand(node: Node, names: _Names) -> Shape | None:
 
 
 def _tile(node: Node, names: _Names) -> Shape | None:
-    """An axis of size 1 takes the number of repeats, one that is repeated once keeps its size."""
+    """An axis of size 1 gets the number of repeats; an axis repeated once keeps its size."""
     before, repeats = names.shape(node.inputs[0]), names.vector(node.input(1))
     if before is None or repeats is None or len(before) != len(repeats):
         return None
@@ -212,4 +212,4 @@ _TABLE: dict[str, Callable[[Node, _Names], Shape | None]] = {
     "Range": _range,
     "Tile": _tile,
 }
-"""For each operator, the shape of its result by names of the sizes that it is computed from."""
+"""For each operator, the function that derives its result's shape from named sizes."""

@@ -6,14 +6,14 @@
 The reference CNN and the MobileNetV2-like net of models/, on 512 unlabelled images drawn again by each seed (with
 repetition, so that seeds differ) and the test images, all 10,000 with --data (the folder of the idx.gz files). Also
 MiniLM by Spearman with --minilm (its folder, see `tests.bench.minilm_int8`). Nearest: codes of weights and activations
-rounded to the nearest, on ranges from the least to the greatest element, of weights a channel. Gap: the share of what
-that loses that is won back. --learned adds rounding learnt by gradients; --peers onnxruntime's own quantizer (min-max,
-a scale a channel), which has 4 bits and no fewer, and AdaRound of aimet-onnx (a scale a channel), in --iterations steps
-a layer, where that is installed. --only: rows whose label, such as "fashion_cnn W4A4", holds TEXT.
+rounded to the nearest, on ranges from the least to the greatest element, of weights a channel. Gap: the share of that
+loss that is recovered. --learned adds rounding learnt by gradients; --peers adds onnxruntime's own quantizer (min-max,
+a scale a channel), which has 4 bits at least, and AdaRound of aimet-onnx (a scale a channel), in --iterations steps a
+layer, where installed. --only: rows whose label, such as "fashion_cnn W4A4", contains TEXT.
 
 --int8: models of the zoo at 8 bits on so many unlabelled samples of `tests.bench.zoo_data`, by default settings, in
-closed form, refitted, and learnt with --learned: dB on other samples, the share of decisions that are alike and of
-multiply-accumulates on integers. --every: all layers on integers, whatever it costs.
+closed form, refitted, and learnt with --learned: dB on other samples, the share of equal decisions, and of
+multiply-accumulates on integers. --every: all layers on integers, whatever accuracy they lose.
 """
 
 from __future__ import annotations

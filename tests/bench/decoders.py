@@ -1,17 +1,18 @@
 """Decoders with their caches: `python -m tests.bench.decoders FOLDER [TEXT]`, or `--session FILE …`.
 
-FOLDER is what `python -m tests.strangers.decoders FOLDER` writes. A row a model whose name holds TEXT: onnxruntime's
-time on the original and its speed on the optimised file over that, one token after 128 and after 1,000 others (64
-tokens where there is no cache); nodes before and after `optimize(target="onnxruntime")`; and the largest difference of
-any result by the largest result, over a step, a prompt, batches padded before and after and one with holes in its mask.
-`--session`: the Session beside onnxruntime on the same files, a token after 128 and after 1,000 others and prompts as
-long (the second of each length), in the loop of `generate`, where caches are handed on; the speed, and the share
+FOLDER: written by `python -m tests.strangers.decoders FOLDER`. One row per model whose name contains TEXT:
+onnxruntime's time on the original and the optimized file's relative speed, for one token after 128 and after 1,000
+others (64 tokens without a cache); nodes before and after `optimize(target="onnxruntime")`; and the largest difference
+of any result by the largest result, over a step, a prompt, batches padded before and after and one with holes in its
+mask. `--session`: the Session beside onnxruntime on the same files, a token after 128 and after 1,000 others and
+prompts as long (the second of each length), in the loop of `generate`, where caches are handed on; the speed, and the
+share
 of what one core reads from memory that a token reaches: weights once, the file's size, and caches once. A token on a
 cache of 8 bits stands beside. With `--windows FILE` (an .npz with `evaluation`, tokens [N, S]) also the KL divergence
 of the next token between both caches, over eight windows.
 
-One thread, its own time, interleaved. Exports, for which torch is needed, are not made here: a folder without them is
-said so.
+One thread, its own CPU time, interleaved. Exporting, which needs torch, is not done here: a folder without exports is
+reported as such.
 """
 
 from __future__ import annotations

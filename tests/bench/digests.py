@@ -1,7 +1,7 @@
-"""Digests of what `optimize` writes for the zoo: equal before and after a change that should change nothing.
+"""Digests of the files that `optimize` writes for the zoo: equal before and after a change that should have no effect.
 
 `python -m tests.bench.digests [NAME …]` prints a line a model and mode: the first 12 digits of the file's SHA-256.
-Nothing that is measured takes part (`speed=False`), so the same sources give the same lines on the same machine.
+No measured time takes part (`speed=False`), so the same sources give the same lines on the same machine.
 """
 
 from __future__ import annotations

@@ -1,11 +1,11 @@
 """Pruning and distillation of a Fashion-MNIST classifier: `python -m tests.bench.distillation [--seeds 0 1 2]`
 
-Pruning sees 512 unlabelled images, distillation as many, or --images of those the net was trained on. Points of top-1
-on the 10,000 test images (Debian's dataset-fashion-mnist, or --data FOLDER), on the 2,000 committed ones without it.
-Rows: what pruning with its closed form leaves, and with channels exchanged between layers; distillation of that without
-labels; fine-tuning of that with 512 labelled images, which are others; by share of channels and by budget of
-multiply-accumulates. --ways prunes alone, by every way there is, towards the same budgets. --model mobilenet takes the
-MobileNetV2-like net. --sweep tries options on 70 %.
+Pruning sees 512 unlabelled images, distillation as many, or --images of the training images. Points of top-1 on the
+10,000 test images (Debian's dataset-fashion-mnist, or --data FOLDER), on the 2,000 committed ones without it. Rows:
+pruning with closed-form refits, also with channels exchanged between layers; then distillation without labels; then
+fine-tuning with 512 other, labelled images; by share of channels and by budget of multiply-accumulates. --ways only
+prunes, in every available way, towards the same budgets. --model mobilenet uses the MobileNetV2-like net. --sweep tries
+options on 70 %.
 """
 
 from __future__ import annotations

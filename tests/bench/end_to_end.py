@@ -6,11 +6,11 @@ Peers: onnxruntime fp32 (the model before quantization), int8 as it comes, in it
 (session.x64quantprecision=1) and with u8 weights; OpenVINO int8.
 
 "agree": top-1 and SQNR in dB beside onnxruntime's exact setting on `--samples` inputs, and in brackets the same for
-onnxruntime with its optimizations off beside its exact setting. What is below it is the model's own sensitivity: random
-weights with BatchNormalization amplify a single code to whole decibels, trained ones do not.
+onnxruntime with its optimizations off beside its exact setting. Lower values are the model's own sensitivity: random
+weights with BatchNormalization amplify a single code to whole decibels, trained weights do not.
 
-"memory": packed weights, arena and scratch of the Session, what the whole Session adds to a fresh process, and what
-onnxruntime's fp32 session adds to one (its model file and one run), in MB.
+"memory": packed weights, arena and scratch of the Session, the growth of a fresh process by the whole Session, and by
+onnxruntime's fp32 session (its model file and one run), in MB.
 
 Names are those of `CASES`; a name without a variant means both.
 """

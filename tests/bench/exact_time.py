@@ -2,12 +2,12 @@
 
     python -m tests.bench.exact_time [MODEL …] [--rounds 3] [--peer-python PATH] [--profile]
 
-MODEL is a file, a name of the zoo, or "resnet152" or "transformer" (made here: 60 M weights with BatchNormalization to
-fold, 126 M weights with repeated and idle nodes); VGG19 and both without one. Each run is a process of its own that
-reads the file, optimises it with the usual options and writes the result; rounds are interleaved, the medians printed,
-and the ratio of the medians of processor time, which other work on the machine hardly changes. onnxslim validates
-nothing. --peer-python: an interpreter that has onnxslim, where this one has not. --profile: where our time goes.
-The goal: on files whose rewrites remove copies only, such as VGG19, no longer than onnxslim.
+MODEL is a file, a name of the zoo, or "resnet152" or "transformer" (generated here: 60 M weights with
+BatchNormalization to fold, 126 M weights with repeated and idle nodes); by default VGG19 and both. Each run is a
+separate process that reads the file, optimizes it with default options and writes the result; rounds are interleaved;
+prints the medians, and the ratio of the medians of processor time, which other work on the machine hardly changes.
+onnxslim validates nothing. --peer-python: an interpreter with onnxslim, if this one lacks it. --profile: a profile of
+our time. The goal: on files whose rewrites only remove copies, such as VGG19, no slower than onnxslim.
 """
 
 from __future__ import annotations

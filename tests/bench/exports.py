@@ -1,7 +1,7 @@
-"""What is recognised of exporters' files, as the rows of the table in docs/fusion.md: `python -m tests.bench.exports`.
+"""Fusions in exporters' files, as the rows of the table in docs/fusion.md: `python -m tests.bench.exports`.
 
-Nodes of the original, of the portable result and of the one for onnxruntime, and the fused operators that the latter
-has more of than the original, for every file of tests/data/exports and some models of the zoo.
+Nodes of the original, of the portable result and of the result for onnxruntime, and the fused operators that the last
+has in addition to the original's, for every file of tests/data/exports and some models of the zoo.
 """
 
 from __future__ import annotations

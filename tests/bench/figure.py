@@ -1,7 +1,7 @@
-"""The README's figure: one model as it came, optimised, and pruned and quantized: `python -m tests.bench.figure`.
+"""The README's figure: one model, original, optimized, and pruned and quantized: `python -m tests.bench.figure`.
 
-Prints size, nodes, accuracy on the test images (nothing was chosen by them) and latency, one thread, interleaved, as
-the median of paired ratios to the original in onnxruntime; and draws docs/figure.svg from it.
+Prints size, nodes, accuracy on the test images (which no decision used) and latency, one thread, interleaved, as the
+median of paired ratios to the original in onnxruntime; and draws docs/figure.svg from it.
 """
 
 from __future__ import annotations

@@ -1,11 +1,11 @@
 """Half precision of whole files: `python -m tests.bench.float16 [--every N] [FILE or zoo name …]`.
 
-Per file: our result's size relative to the file's, notes of the exporter (metadata of nodes and values) left out of
-both; the fidelity of float32 computing with values rounded to float16 (what a runtime with half-precision kernels
-computes) and of the file in onnxruntime on unseen inputs, nodes that stay float32, Casts; whether onnxruntime and
-OpenVINO load it, and the same of onnxconverter-common's converter (each is left out where it is not installed). A file
-FILE.onnx takes its inputs from FILE.npz beside it, or made-up ones. --every N takes every Nth of the files by name. At
-the end, how many files hold each of the bars.
+Per file: our result's size relative to the file's, exporter metadata of nodes and values excluded from both; the
+fidelity of float32 arithmetic with values rounded to float16 (as in a runtime with half-precision kernels) and of the
+file in onnxruntime on unseen inputs, nodes that stay float32, Casts; whether onnxruntime and OpenVINO load it, and the
+same for onnxconverter-common's converter (each skipped where not installed). FILE.onnx takes its inputs from FILE.npz
+beside it, or made-up inputs. --every N takes every Nth file by name. At the end, the number of files that meet each
+bar.
 """
 
 from __future__ import annotations

@@ -6,8 +6,8 @@ file, `step` a whole step of AdamW on the mean square of all results, where weig
 over torch's: below 1 we are faster. Modules are in evaluation mode, so that exporters fold batch norms into
 convolutions, which torch runs and differentiates. `fashion-B` is the net of `models/train_fashion.py` at batch B.
 One thread: seconds of that thread, interleaved. Several: wall time of the shortest turns, each a run of steps as in
-training, after a pause in which the threads of the other runtime stop spinning; the machine's load is printed, and a
-busy one tells little. Needs torch, torchvision and transformers (the extra `strangers`).
+training, after a pause in which the threads of the other runtime stop spinning; the machine's load is printed, since
+times on a busy machine say little. Needs torch, torchvision and transformers (the extra `strangers`).
 """
 
 from __future__ import annotations

@@ -1,10 +1,10 @@
 """Gradients of every float backend case: `python -m tests.bench.gradient_cases [--part I/N]`.
 
 All of ONNX's backend cases that onnxruntime runs, with floats in and out. The gradient model runs in onnxruntime in
-single precision; central differences are those of torch in double precision, by `graphopt.torch` on the original model,
-so that neither side shares code with the other but the expansion of composites, whose definitions cast to single
-precision unless they are expanded before floats become doubles. Prints how many passed, the reasons of those that were
-declined, those that torch does not run, and those that failed. Needs torch (the extra `train`).
+single precision; central differences come from torch in double precision, by `graphopt.torch` on the original model, so
+that the two sides share only the expansion of composites, whose definitions cast to single precision unless they are
+expanded before floats become doubles. Prints the number of passed cases, the reasons of declined cases, the cases that
+torch does not run, and the failed cases. Needs torch (the extra `train`).
 """
 
 from __future__ import annotations

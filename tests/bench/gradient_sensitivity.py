@@ -1,10 +1,10 @@
-"""Predicted losses beside measured: `python -m tests.bench.gradient_sensitivity [NAME …] [--samples N] [--part M]`.
+"""Predicted against measured losses: `python -m tests.bench.gradient_sensitivity [NAME …] [--samples N] [--part M]`.
 
-Each weight of more than one axis is rounded alone, to 4 bits with a scale for each output channel. Measured: a session
-for each and a run of all samples, the squared error of the results. Predicted: `graphopt.gradient.predicted_losses` on
-the same model and a part of the samples, all in all. Prints Spearman's rank correlation of both and the seconds of
-this thread that each took. The Fashion CNN and the MobileNetV2-like net read Fashion-MNIST, the recogniser of the zoo
-and the transformer synthetic data.
+Each weight of more than one axis is rounded alone, to 4 bits with a scale for each output channel. Measured: the
+squared error of the results, by a session per weight and a run of all samples. Predicted:
+`graphopt.gradient.predicted_losses` on the same model and a part of the samples, for all weights together. Prints
+Spearman's rank correlation of both and the seconds of this thread that each took. The Fashion CNN and the
+MobileNetV2-like net read Fashion-MNIST, the recognizer of the zoo and the transformer synthetic data.
 """
 
 from __future__ import annotations

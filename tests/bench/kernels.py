@@ -4,7 +4,8 @@ One thread, interleaved medians. Columns: GMAC/s (for ours also MAC/cycle and th
 level's dot product between registers, `products.dot_ceiling`), then the ratio to the fastest peer that is exact on
 these weights. 7-bit weights are exact in every peer; on Gaussian weights onnxruntime's u8s8 may saturate on CPUs
 without VNNI, so there its exact forms are the peers: u8u8 and x64quantprecision=1. A convolution takes the form that a
-plan takes: Winograd, whose rate counts the direct form's products, with the direct form beside, or the direct form.
+plan would: Winograd, whose rate counts the direct form's products, with the direct form for comparison, or the direct
+form alone.
 """
 
 from __future__ import annotations

@@ -1,13 +1,14 @@
 """Weights of a decoder: `python -m tests.bench.language MODEL WINDOWS [--forms FORM …] [--windows N] [--prompts N]`.
 
-MODEL takes tokens, and mask, positions and caches beside, as exporters of decoders write them. WINDOWS is an .npz with
-token windows [N, S]: `calibration`, `calibration_without_bos` (optional) and `evaluation`, from different texts. A row
-a file: megabytes, perplexity on `evaluation` and KL against the float model there, both from an empty cache, agreement
-of the likeliest token, and the processor time that the file cost. Forms: int8 and int4 with data, int4 with prompts
-that begin elsewhere (`int4-no-bos`), int4 without data (`int4-alone`), int3 and int2, mode dynamic, a budget of bits
+MODEL takes tokens, and optionally mask, positions and caches, as exporters of decoders write them. WINDOWS is an .npz
+with token windows [N, S]: `calibration`, `calibration_without_bos` (optional) and `evaluation`, from different texts.
+One row per file: megabytes, perplexity on `evaluation` and KL against the float model there, both from an empty cache,
+agreement of the likeliest token, and the processor time to produce the file. Forms: int8 and int4 with data, int4 with
+prompts that begin elsewhere (`int4-no-bos`), int4 without data (`int4-alone`), int3 and int2, mode dynamic, a budget of
+bits
 a weight with data (`mixed-5.5`), and onnxruntime's `ort-rtn` and `ort-k-quant`,
-which are left out with a reason where it lacks them. `python -m tests.strangers.smollm2 FOLDER` makes both files of
-SmolLM2-135M.
+which are skipped with a reason where onnxruntime lacks them. `python -m tests.strangers.smollm2 FOLDER` writes both
+files of SmolLM2-135M.
 """
 
 from __future__ import annotations

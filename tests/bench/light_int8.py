@@ -1,8 +1,8 @@
 """Int8 of the light architectures (He weights) beside the best of onnxruntime's six settings.
 
-`python -m tests.bench.light_int8 [names]`: the whole table, or the models named; rows come as they are measured, each
+`python -m tests.bench.light_int8 [names]`: the whole table, or the named models; rows appear as they are measured, each
 figure as the mean over calibration seeds with the worst seed in brackets (see `side_by_side`). Weights are random, so
-that quality says little here and the floor on fidelity is off: the table is about speed.
+quality says little and the floor on fidelity is off: the table is about speed.
 """
 
 from __future__ import annotations

@@ -1,10 +1,11 @@
 """Memory and time of large models: `python -m tests.bench.memory [GB …] [--bits 16 32] [--forms FORM …]`.
 
-A model of each size is generated in a folder that goes again: blocks of MatMul, Relu and Gemm between residuals, random
-weights by seed in external data of 16 or 32 bits, written one by one. Forms: exact, int8 and int4, all by defaults;
-`int4` is for target onnxruntime. With `--rivals NAME …`, `quantize_dynamic` and onnxruntime's `MatMulNBits` quantizer
-beside. A row a form: peak of anonymous memory (RssAnon; mapped files do not count), processor seconds of the whole
-process, size of the result, whether onnxruntime opens it, and those that `graphopt inspect` takes on the source.
+A model of each size is generated in a temporary folder: blocks of MatMul, Relu and Gemm between residuals, random
+weights by seed in external data of 16 or 32 bits, written one by one. Forms: exact, int8 and int4, all with default
+options; `int4` is for target onnxruntime. `--rivals NAME …` adds `quantize_dynamic` and onnxruntime's `MatMulNBits`
+quantizer. One row per form: peak anonymous memory (RssAnon; mapped files do not count), processor seconds of the whole
+process, size of the result, whether onnxruntime opens it; and the memory and seconds of `graphopt inspect` on the
+source.
 """
 
 from __future__ import annotations

@@ -1,12 +1,12 @@
-"""Nodes that simplifiers leave, by target: `python -m tests.bench.nodes [names]`.
+"""Nodes remaining after simplifiers, by target: `python -m tests.bench.nodes [names]`.
 
-The portable result is held against simplifiers; the one for onnxruntime ("for ort") against what onnxruntime itself
-writes at its extended level ("ort"), which knows the same operators.
+The portable result is compared with simplifiers; the result for onnxruntime ("for ort") with the file that onnxruntime
+itself writes at its extended level ("ort"), which uses the same operators.
 
 Nodes are counted recursively through nested graphs, Constant nodes not counted. Every result, ours and peers', is
-held against the original by `graphopt.compare`, and against the size budget (original + 1 % + 4 KB): `x` marks a result
-that differs or does not run, `+` one that is too large, `fail` an optimizer that raises or dies. Each optimizer runs in
-a process of its own.
+checked against the original by `graphopt.compare`, and against the size budget (original + 1 % + 4 KB): `x` marks a
+result that differs or does not run, `+` a result that is too large, `fail` an optimizer that raises or crashes. Each
+optimizer runs in its own process.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
-"""Time of optimising, without validation, beside peers: `python -m tests.bench.optimize_time [names]`.
+"""Time of optimization, without validation, against peers: `python -m tests.bench.optimize_time [names]`.
 
 Every optimizer gets the model in memory and returns one. Rounds are interleaved; times are the best round's, ratios the
-median of (peer's time / ours) over the rounds. onnxslim is to take three times as long as we do at least; onnxsim, in
-C++, is the goal.
+median of (peer's time / ours) over the rounds. The requirement: at least three times as fast as onnxslim; the goal: as
+fast as onnxsim, in C++.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""onnxruntime.quantization's own int8 in six settings, the rival of the int8 benchmarks; kept in the zoo's cache."""
+"""int8 by onnxruntime.quantization in six settings, the rival in int8 benchmarks; files are kept in the zoo's cache."""
 
 from __future__ import annotations
 

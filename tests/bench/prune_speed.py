@@ -1,7 +1,7 @@
-"""Speed of pruned models, and the time that pruning takes. `python -m tests.bench.prune_speed [WHAT] [NAME …]`
+"""Speed of pruned models, and the run time of pruning. `python -m tests.bench.prune_speed [WHAT] [NAME …]`
 
-speed: half of the channels gone from zoo models; the original's latency over the pruned model's, interleaved.
-fashion: 30 % of the channels, int8, and both, beside the original, with the accuracy of each.
+speed: zoo models without half of their channels; the original's latency over the pruned model's, interleaved. fashion:
+30 % of the channels pruned, int8, and both, against the original, with accuracies.
 time: groups of densenet121, groups of chains of many lengths, and ResNet50 with refitting on 64 samples, by each
 importance or those named.
 """

@@ -1,9 +1,9 @@
 """Time and memory of static quantization: `python -m tests.bench.quantize_time [names]`.
 
-Plain min-max without rounding beside onnxruntime's quantize_static, whole calls on the same samples and with all cores,
-each in a process of its own, in wall time and in processor time; then the peak memory of 8 and of 512 samples that a
-generator makes one by one. With `--slope`, the fixed time of each and the time a sample adds, beside the float model
-alone: to open it and to run it once, which no calibration can do without.
+Plain min-max without optimized rounding against onnxruntime's quantize_static, whole calls on the same samples and with
+all cores, each in its own process, in wall time and in processor time; then the peak memory for 8 and for 512 samples
+that a generator yields one by one. With `--slope`, the fixed time of each and the time per sample, with the lower bound
+of any calibration: opening the float model and running it once per sample.
 """
 
 from __future__ import annotations

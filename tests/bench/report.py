@@ -1,6 +1,6 @@
-"""How long the HTML report takes and how large it is: `python -m tests.bench.report [names]`.
+"""Time and size of the HTML report: `python -m tests.bench.report [names]`.
 
-Seconds are CPU time without latency measurement, the provenance traced before; size is that of the file.
+Seconds are CPU time without latency measurement, with provenance derived before; size is the file's.
 """
 
 from __future__ import annotations

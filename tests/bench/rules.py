@@ -1,8 +1,8 @@
-"""What each fusion gains, alone: `python -m tests.bench.rules [names]`.
+"""The speed gained by each fusion alone: `python -m tests.bench.rules [names]`.
 
 For every rule a small model that it rewrites, at the sizes of real layers, for both targets; original and rewritten
-model run in onnxruntime with all its optimizations, on one thread, interleaved. The ratios are those that
-`passes/fuse/evidence.py` keeps: a rule that is slower for a target is not used there.
+model run in onnxruntime with all its optimizations, on one thread, interleaved. `passes/fuse/evidence.py` keeps the
+ratios: a rule that is slower for a target is not used there.
 """
 
 from __future__ import annotations

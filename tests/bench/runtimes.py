@@ -1,4 +1,4 @@
-"""One model in every runtime that a user could pick, ready to be timed: calls without arguments, on given feeds."""
+"""One model in every available runtime, ready for timing: calls without arguments, on given feeds."""
 
 from __future__ import annotations
 

@@ -1,12 +1,12 @@
-"""`graphopt.search` on real models: are its predictions right, and does it beat random plans, TPE and fixed recipes?
+"""`graphopt.search` on real models: accuracy of predictions, and comparison with random plans, TPE and fixed recipes.
 
 `python -m tests.bench.search MODEL... [--budget 10m] [--alone] [--space A,B] [--out DIR]`; models: fashion_cnn and
-fashion_mobilenet (with accuracy on held-out training images; the test images are what is printed of picks) and names of
-the zoo (SQNR). For each: predicted beside measured latency of the solved trials; the volume dominated by the front, by
+fashion_mobilenet (with accuracy on held-out training images; printed picks are evaluated on the test images) and names
+of the zoo (SQNR). For each: predicted and measured latency of the solved trials; the volume dominated by the front, by
 random plans and by Optuna's TPE (the extra `bench`), each with the whole budget in the same space; whether
 `quantize="static"` and onnxruntime's own quantizer in six settings are dominated or equalled; `pick(speedup=2)`.
---alone leaves out random plans and TPE; --space what is not named.docs/search.md has the
-figures of eight models. One thread for BLAS (OPENBLAS_NUM_THREADS=1) is faster where others use the machine.
+--alone omits random plans and TPE; --space omits all decisions not named. docs/search.md has the figures of eight
+models. One thread for BLAS (OPENBLAS_NUM_THREADS=1) is faster where others use the machine.
 """
 
 from __future__ import annotations

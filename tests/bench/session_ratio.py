@@ -1,14 +1,14 @@
 """The Session beside onnxruntime on the same file: `python -m tests.bench.session_ratio FILE … [--warm] [--rows FILE]`.
 
-Every FILE is a model with its inputs beside it, as .npz of the same name or of the name before "__". A row a file: the
-ratio to onnxruntime as predicted, whatever earlier warm-ups showed, and, with --warm, after one; the regions on
-kernels. One thread, seconds of that thread, interleaved; a ratio that looks like a loss is measured again, each time
-for longer, and the median counts. As that stops at the first one above 1, a file that runs whole in onnxruntime counts
-as at most 1 in means, unless stored weights are computed as it is opened. Then geometric means, of all files and of
-convolutional ones, the worst file, and those that break the bar: below SLOWER, and for runs under SHORT by more than
-SLACK. Where a warm-up leads to other regions, sessions with both are measured beside each other. Where it leads to the
-same it did no harm: a ratio below SLOWER of that before is noise, which is counted apart. `tests.bench.strangers`
-measures its rows so, too.
+Every FILE is a model with its inputs beside it, as .npz of the same name or of the name before "__". One row per file:
+the ratio to onnxruntime with predicted placement, ignoring earlier warm-ups, and, with --warm, after a warm-up; the
+regions on kernels. One thread, seconds of that thread, interleaved; a ratio that looks like a loss is measured again,
+each time for longer, and the median counts. Since repeats stop at the first ratio above 1, a file that runs entirely in
+onnxruntime counts as at most 1 in means, unless stored weights are dequantized at load time. Then geometric means, of
+all files and of convolutional ones, the worst file, and those that break the bar: below SLOWER, and for runs under
+SHORT by more than SLACK. Where a warm-up changes the regions, sessions with both placements are measured against each
+other. Where the regions stay the same the warm-up did no harm: a ratio below SLOWER times the earlier one is noise,
+which is counted separately. `tests.bench.strangers` measures its rows likewise.
 """
 
 from __future__ import annotations

@@ -1,8 +1,9 @@
 """graphopt's int8 of a model beside onnxruntime.quantization's best of six settings: measured, and printed as rows.
 
 Both are calibrated with the same feeds, once for each calibration seed. Speed is float time / int8 time in stock
-onnxruntime, one thread, interleaved; quality is judged on inputs that neither saw. onnxruntime's side is the fastest of
-its settings with the first seed; where none is faster than float, the one that decides most often as float does.
+onnxruntime, one thread, interleaved; quality is judged on inputs unseen by both. onnxruntime is represented by its
+fastest setting with the first seed; where none is faster than float, by the setting with the most decisions equal to
+float's.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Products with stored weights: `python -m tests.bench.stored [--seconds S]`.
 
-For weights of 8 and 4 bits, rows and sizes: microseconds of one product in onnxruntime by the codes (MatMulNBits), with
-the weights computed once as it loads, and on kernels; chains of eight, one thread, seconds of that thread, interleaved.
+For weights of 8 and 4 bits, rows and sizes: microseconds of one product in onnxruntime on codes (MatMulNBits), on
+weights dequantized once at load time, and on kernels; chains of eight, one thread, seconds of that thread, interleaved.
 Then the rates of `graphopt/runtime/place/rates.py`, in the order of `FEATURES`, that explain them best.
 """
 

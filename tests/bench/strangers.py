@@ -1,17 +1,18 @@
-"""Files that nobody looked at: `python -m tests.bench.strangers [FOLDER] [--modes MODE …] [--only NAME …] [--rows F]`.
+"""Files unseen in development: `python -m tests.bench.strangers [FOLDER] [--modes MODE …] [--only NAME …] [--rows F]`.
 
-FOLDER is filled first with what `python -m tests.strangers FOLDER` exports, at least `FILES` files of `KINDS`
-architectures (by this interpreter, or by that of `--exporter`, which has torch); whatever else lies there with its
-inputs beside it as .npz is measured, too. A row a file and form: how the exact passes were validated, the seconds and
-MB beyond the model that they took, the share of multiply-accumulates on integers, onnxruntime's speed on the form over
-its speed on the original, and the Session's over onnxruntime's on the same file, before and after `warmup`. Forms:
-`exact`, our `static`, `dynamic` and `weights`, `prune`, each also for target onnxruntime (`-ort`), and what
-onnxruntime.quantization writes: the six settings of `tests.bench.ort_int8`, and `ort-raw` without preprocessing. One
-thread; seconds of that thread, interleaved. Each file is measured in a process of its own, and one that ends it is a
-row, too. The summary names what breaks a bar; the exit code is 1 if anything does.
+FOLDER is first filled by `python -m tests.strangers FOLDER`, with at least `FILES` files of `KINDS` architectures (by
+this interpreter, or by `--exporter`, an interpreter with torch); any other model there with its inputs beside it as
+.npz is measured, too. One row per file and form: the validation of the exact passes, their seconds and their MB beyond
+the model, the share of multiply-accumulates on integers, onnxruntime's speed on the form over its speed on the
+original, and the Session's over onnxruntime's on the same file, before and after `warmup`. Forms: `exact`, our
+`static`, `dynamic` and `weights`, `prune`, each also for target onnxruntime (`-ort`), and the files of
+onnxruntime.quantization: the six settings of `tests.bench.ort_int8`, and `ort-raw` without preprocessing. One thread;
+seconds of that thread, interleaved. Each file is measured in its own process, and a file that crashes the process is a
+row, too. The summary names rows that break a bar; the exit code is 1 if there are any.
 
 A row takes 6 to 40 s while a machine of two cores does other work, so that a full run, 142 files in 17 forms, is some
-15 hours of one core: `--rows` keeps rows, and goes on after those that it has; `--draw N` takes only N files by a seed.
+15 hours of one core: `--rows` saves rows and resumes after those already saved; `--draw N` takes only N files, sampled
+by a seed.
 """
 
 from __future__ import annotations

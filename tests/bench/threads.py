@@ -1,8 +1,8 @@
 """One thread beside two: `python -m tests.bench.threads [names] [--threads 2] [--seconds 4]`.
 
-Sessions of the same file take turns in one process, several runs each, the first of which is not counted: it finds the
-other's weights in the caches. No other runtime is there, whose spinning threads would take a core from ours. Medians
-and bests in milliseconds of wall time, and the ratios.
+Sessions of the same file take turns in one process, several runs each, the first of which is not counted: the caches
+then hold the other session's weights. No other runtime is loaded, whose spinning threads would take a core from ours.
+Medians and bests in milliseconds of wall time, and the ratios.
 """
 
 from __future__ import annotations

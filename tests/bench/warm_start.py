@@ -1,8 +1,8 @@
 """Session creation beside onnxruntime's, kernels cached: `python -m tests.bench.warm_start [names] [--rounds 9]`.
 
 Interleaved medians in milliseconds of wall time and of this process's CPU time, one thread; imports are not counted.
-"fresh" is the first session of a process of its own, with its first run in brackets: all comes from the disk.
-With --cold NAME the kernels of that model are compiled into an empty cache first, and the seconds told.
+"fresh" is the first session of a new process, with its first run in brackets: everything is read from disk. With --cold
+NAME the kernels of that model are first compiled into an empty cache, and the seconds printed.
 """
 
 from __future__ import annotations

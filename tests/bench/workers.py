@@ -1,8 +1,8 @@
-"""CPU time of trials of single layers on two processes, beside one: `python -m tests.bench.workers [MODEL …]`.
+"""CPU time of single-layer trials on two processes, against one: `python -m tests.bench.workers [MODEL …]`.
 
-The efficiency is the serial time over that of the main process and both workers together, by the times that the system
-counts: the same as that of wall time on an idle machine of two cores, and hardly moved by other work on a busy one.
-Starting processes is not counted: they serve the whole run. Linux alone.
+The efficiency is the serial CPU time over the CPU time of the main process and both workers together, as counted by the
+system: equal to the efficiency in wall time on an idle machine of two cores, and hardly affected by other work on a
+busy one. Starting processes is not counted: they serve the whole run. Linux alone.
 """
 
 from __future__ import annotations

@@ -1,9 +1,9 @@
 """Int8 of trained zoo models beside onnxruntime.quantization: `python -m tests.bench.zoo_int8 [names]`.
 
-The whole table, or the models named; rows come as they are measured, each figure as the mean over calibration seeds
+The whole table, or the named models; rows appear as they are measured, each figure as the mean over calibration seeds
 with the worst seed in brackets (see `side_by_side`). Decisions are text lines, classes, values above a threshold. The
-recogniser is guarded by its users' metric, equal lines on a third set of inputs; silero, of which onnxruntime's
-quantizer leaves everything float, by a higher floor.
+recognizer is guarded by its users' metric, equal lines on a third set of inputs; silero, which onnxruntime's quantizer
+leaves entirely float, by a higher floor.
 """
 
 from __future__ import annotations

@@ -1,1 +1,1 @@
-"""A corpus of strangers: models that no part of graphopt was tuned on, exported on the spot by torch and sklearn."""
+"""A corpus of unseen models: no part of graphopt was tuned on them; exported on the spot by torch and sklearn."""

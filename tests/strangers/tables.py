@@ -1,4 +1,4 @@
-"""Models of tables of numbers, trained by scikit-learn on its own data and written by skl2onnx."""
+"""Models on tabular data, trained by scikit-learn on its own data sets and converted by skl2onnx."""
 
 from __future__ import annotations
 

@@ -1,1 +1,1 @@
-"""A linear layer seen once: rows of weights times patches of its input, and the moments of both."""
+"""Linear layers in one form, rows of weights times patches of input, with moments and regressions of both."""

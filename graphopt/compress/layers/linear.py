@@ -1,4 +1,4 @@
-"""Convolutions and matrix products seen alike: rows of weights [G, N, K] times patches of their input [G, R, K]."""
+"""Convolutions and matrix products in one form: rows of weights [G, N/G, K] times patches of input [G, R, K]."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from .windows import Windows, draw_positions
 
 LINEAR = frozenset(("Conv", "Gemm", "MatMul"))
 PRODUCTS = frozenset(("MatMul", "Gemm"))
-"""One matrix product each: inputs can be quantized while the model runs, weights read as they are stored."""
+"""Operators of one matrix product each: inputs can be quantized dynamically, weights read in their stored layout."""
 TRANSPOSED = "ConvTranspose"
 """Linear too; on integers in graphopt's Session alone, elsewhere only stored or simulated with few bits."""
 
@@ -24,11 +24,11 @@ TRANSPOSED = "ConvTranspose"
 class Linear:
     """A node y = W x + b with constant W and constant or no b.
 
-    constant: the weight in float32, read when it is asked for: a model's weights may be larger than memory. axis: along
-    which its output channels lie, of a transposed convolution those of one group, but axis 0 where a group has one
-    channel on either side. groups: of a convolution, else 1. addition: for a MatMul, the Add behind it that
-    holds its bias, with the slot. rescaled: for a convolution whose weight belongs to x' = (x − d) / T, the pair T, d,
-    each one number a channel of the input.
+    constant: the weight in float32, read lazily: a model's weights may exceed memory. axis: of the output channels in
+    the weight; of a transposed convolution those of one group, but axis 0 where a group has one input and one output
+    channel. groups: of a convolution, else 1. addition: for a MatMul, the Add after it with its bias, and the bias's
+    slot. rescaled: for a convolution whose weight belongs to x' = (x − d) / T, the pair T, d, each one number a channel
+    of the input.
     """
 
     node: Node
@@ -41,38 +41,38 @@ class Linear:
 
     @property
     def alone(self) -> Linear:
-        """The same without the graph around its node, so that it can be pickled."""
+        """A copy whose node belongs to no graph, so that it can be pickled."""
         addition = None if self.addition is None else (Node(self.addition[0].op), self.addition[1])
         return replace(self, node=Node(self.node.op), addition=addition)
 
     @property
     def weight(self) -> Array:
-        """f32 as stored."""
+        """The weight, f32, in its stored layout."""
         return self.constant.array()
 
     @property
     def stored_weight(self) -> Array:
-        """As the file holds it: float16 where `weight` is widened when it is read, else the same."""
+        """The weight in the file's type: float16 where reading widens it to float32, else float32."""
         return (self.constant.half or self.constant).array()
 
     @property
     def takes_bias(self) -> bool:
-        """A number can be added to each output channel at no cost."""
+        """Whether a bias per output channel costs nothing."""
         return self.node.op in ("Conv", "Gemm", TRANSPOSED) or self.addition is not None
 
     @property
     def is_scattered(self) -> bool:
-        """The output channels lie along no single axis: those of a transposed convolution in several groups."""
+        """The output channels span two axes: those of a transposed convolution in several groups."""
         return self.node.op == TRANSPOSED and self.groups > 1 and self.axis == 1
 
     @property
     def channels(self) -> int:
-        """Output channels, N · G."""
+        """Output channels, N."""
         return int(self.constant.shape[self.axis]) * (self.groups if self.is_scattered else 1)
 
     @property
     def depth(self) -> int:
-        """Products that one result sums, K."""
+        """Length of the dot product of one output element, K."""
         return int(self.constant.size // self.channels)
 
     @property
@@ -101,12 +101,12 @@ class Linear:
 
     @property
     def gathered(self) -> Linear:
-        """A Conv with the rows of a scattered layer: output channels are on axis 0 of its weight [N · G, C/G, …]."""
+        """A Conv with the rows of a scattered layer: output channels on axis 0 of its weight [N, C/G, …]."""
         weight = np.ascontiguousarray(scattered(self.weight, self.groups))
         return Linear(Node("Conv"), Constant.of(weight), self.bias, 0, self.groups)
 
     def patches(self, x: Array, rows: int, rng: np.random.Generator) -> Array:
-        """At most `rows` of the vectors that the weight is multiplied with, drawn at random: f32 [G, R, K]."""
+        """At most `rows` of the input vectors that the weight multiplies, drawn at random: f32 [G, R, K]."""
         if self.rescaled is not None:
             shape = (-1, *(1,) * (x.ndim - 2))
             gain, lift = (part.reshape(shape) for part in self.rescaled)
@@ -117,7 +117,7 @@ class Linear:
             patches = windows.transposed_patches(x, draw_positions(sizes, rows, rng))
             return np.ascontiguousarray(patches.reshape(len(patches), self.groups, self.depth).transpose(1, 0, 2))
         if self.node.op != "Conv":
-            flat = x.reshape(-1, x.shape[-1])  # drawn without sorting: the order of rows is that of the sums over them
+            flat = x.reshape(-1, x.shape[-1])  # drawn unsorted: sums over rows run in the drawn order
             return (flat if len(flat) <= rows else flat[rng.choice(len(flat), rows, replace=False)])[None]
         windows = Windows.of(self.node, self.constant.shape[2:])
         padded = windows.pad(x)
@@ -149,12 +149,12 @@ def scattered(weight: Array, groups: int) -> Array:
 
 
 TILE = 128, 64
-"""Rows and columns of a tile that is turned at once: of 16 to 512 the fastest on matrices [2048, 8192]."""
+"""Rows and columns of a transposed tile: of 16 to 512 the fastest on matrices [2048, 8192]."""
 
 
 def contiguous(matrix: Array) -> Array:
-    """A matrix of any layout row by row; itself where it lies so. One that lies column by column is turned tile after
-    tile: numpy's own copy takes five times as long."""
+    """A matrix in row-major order; itself where it already is. A column-major matrix is copied tile by tile: numpy's
+    own copy takes five times as long."""
     if matrix.flags.c_contiguous or matrix.shape[0] < TILE[0]:
         return np.ascontiguousarray(matrix)
     turned = np.empty(matrix.shape, matrix.dtype)
@@ -166,7 +166,7 @@ def contiguous(matrix: Array) -> Array:
 
 
 def linear_of(node: Node) -> Linear:
-    """The node as a linear map. Declined where it is none that can be quantized."""
+    """The node as a linear map. Declined where it is not one, or cannot be quantized."""
     weight = node.constant(1)
     if node.op not in LINEAR and node.op != TRANSPOSED:
         raise Declined(f"{node.op} is no linear operator", node)
@@ -218,12 +218,12 @@ def _layout(node: Node, weight: Array, has_bias: bool) -> tuple[int, int]:
 
 
 def _is_per_channel(shape: Sequence[int], channels: int) -> bool:
-    """One number for all channels or one for each, along the last axis: a column of a Gemm's C is one a row."""
+    """One number for all channels, or one each along the last axis: a column C of a Gemm has one per row instead."""
     return not shape or (shape[-1] in (1, channels) and all(size == 1 for size in shape[:-1]))
 
 
 def _addition(node: Node, channels: int) -> tuple[Node, int] | None:
-    """The Add of one float32 constant a channel that alone reads a product."""
+    """The Add of a float32 constant per channel, a product's only reader, and the constant's slot; else None."""
     if not node.output.has_one_use:
         return None
     user = node.output.uses[0].node
@@ -237,5 +237,5 @@ def _addition(node: Node, channels: int) -> tuple[Node, int] | None:
 
 
 def is_float32(value: Value | None) -> bool:
-    """A tensor of float32."""
+    """Whether the value is a float32 tensor."""
     return value is not None and isinstance(value.type, TensorType) and value.type.dtype is DType.FLOAT

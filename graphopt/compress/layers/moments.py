@@ -14,7 +14,7 @@ from .linear import Linear
 
 BUDGET = 3 << 28
 """Bytes of second moments gathered in one pass over the data; more layers take more passes. A bound on memory, not
-tuned; `python -m tests.bench.quantize_time` shows what passes cost."""
+tuned; `python -m tests.bench.quantize_time` shows the cost of passes."""
 ENOUGH = 2
 """Patches gathered for each unknown of a layer: with fewer than one, second moments are singular. The factor is a
 choice; `python -m tests.bench.zoo_int8` shows its effect on accuracy, `tests.bench.quantize_time` on time."""
@@ -22,11 +22,11 @@ choice; `python -m tests.bench.zoo_int8` shows its effect on accuracy, `tests.be
 
 @dataclass(slots=True)
 class InputMoments:
-    """Of the patches x of one layer: their number, Σ (x − c) [G, K] and Σ (x − c)(x − c)ᵀ [G, K, K], in float32.
+    """Sums over a layer's patches x: their number, Σ (x − c) [G, K] and Σ (x − c)(x − c)ᵀ [G, K, K], in float32.
 
     The centre c [G, K] is the mean of the first patches: without it, float32 would lose small variations beside a large
-    mean, and with them the positive definiteness that rounding needs. `NormalEquations` sums about
-    zero, in float64: another rounding gives other weights, so the two share patches and `gram`, not their sums.
+    mean, and with them the positive definiteness that rounding needs. `NormalEquations` sums about zero, in float64:
+    sums rounded otherwise give other weights, so the two share patches and `gram`, not their sums.
     """
 
     count: int
@@ -63,7 +63,7 @@ class InputMoments:
     def covariance_of(self, group: int, centred: bool) -> Array:
         """E[x xᵀ] − E[x] E[x]ᵀ of one group, [K, K]: the metric of rounding errors whose mean a bias corrects.
 
-        centred: False where no bias can correct it; then E[x xᵀ].
+        centred: False where no bias can correct the mean; then E[x xᵀ].
         """
         covariance: Array = self.second[group] / np.float32(max(self.count, 1))
         offset = self.first[group] / np.float32(max(self.count, 1))
@@ -86,7 +86,7 @@ def moment_bytes(linear: Linear) -> int:
 
 
 def fits_memory(linear: Linear) -> bool:
-    """Whether the second moments of a layer may be gathered: those of up to √(BUDGET / 4), 14,000 inputs."""
+    """Whether a layer's second moments fit the budget: up to √(BUDGET / 4), 14,000 inputs."""
     return moment_bytes(linear) <= BUDGET
 
 
@@ -94,10 +94,9 @@ def gather(
     model: Model, layers: Sequence[tuple[Value, Linear]], feeds: Callable[[], Iterable[dict[str, Any]]], seed: int,
     enough: int = ENOUGH,
 ) -> Iterator[tuple[Linear, InputMoments]]:  # fmt: skip
-    """Each layer with the moments of its input value over the calibration data; a few layers in memory at a time.
+    """Each layer with the moments of its input over the calibration data; a few layers in memory at a time.
 
-    enough: patches for each unknown, and for 1,024 unknowns where a layer has fewer; an eighth of them from a sample at
-    most.
+    enough: patches per unknown, counting at least 1,024 unknowns; one sample supplies at most an eighth of the patches.
     """
     for part in portions(layers, lambda item: moment_bytes(item[1]), BUDGET):
         moments_of = {linear.node: InputMoments.empty(linear) for _, linear in part}

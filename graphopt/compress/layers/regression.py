@@ -8,10 +8,10 @@ from ...ir import Array
 from .moments import gram
 
 _ROWS = 2048
-"""Rows gathered before they are multiplied: large products are fast, and memory stays bounded. A choice;
+"""Rows buffered before one Gram product: large products are fast, and memory stays bounded. A choice;
 `python -m tests.bench.prune_speed time` shows its effect."""
 _STIFFNESS = (1.0, 10.0, 100.0)
-"""Multiples of the ridge that are tried on held-out rows, a decade apart: the grid of a cross-validation.
+"""Multiples of the ridge, a decade apart: the grid of validation on held-out rows.
 `python -m tests.bench.prune_fashion` shows the accuracy, with fewer images where refits overfit."""
 _LONG = 2048
 """Inputs beyond which every other multiple is tried: a solution costs K³. `python -m tests.bench.prune_speed time`."""
@@ -55,8 +55,8 @@ class NormalEquations:
         self.rows += rows
 
     def solve(self, start: Array, bias: Array, ridge: float, free_bias: bool = True) -> tuple[Array, Array]:
-        """Weight [g, K, M / g] and bias [g, M / g] that minimise |y − W x − b|² + λ |W − start|²; λ is `ridge` of the
-        mean energy of an input. Unless `free_bias`, the bias stays."""
+        """Weight [g, K, M / g] and bias [g, M / g] that minimise |y − W x − b|² + λ |W − start|²; λ is `ridge` times
+        the mean energy of an input. Unless `free_bias`, the bias stays."""
         self.flush()
         size = self.gram.shape[1] - 1
         before = np.concatenate([start, bias[:, None, :]], axis=1).astype(np.float64)
@@ -91,8 +91,8 @@ def fit(
 ) -> tuple[Array, Array] | None:  # fmt: skip
     """The solution on all rows, with the multiple of the ridge whose solution on `train` predicts `holdout` best.
 
-    None where the old weights predict it better than any: a few rows for many inputs would be overfitted. is_rough: the
-    middle multiple alone is tried, and its solution on `train` taken.
+    None where the old weights predict `holdout` best: few rows for many inputs would overfit. is_rough: try the middle
+    multiple alone, and return its solution on `train`.
     """
     best, chosen = holdout.error(start, bias), None
     if is_rough:
@@ -106,14 +106,14 @@ def fit(
 
 
 def _solve(left: Array, cross: Array, penalty: Array, before: Array) -> Array:
-    """By Cholesky's factors alone: what `scipy.linalg.solve` says of the condition takes four times as long."""
+    """Solve by Cholesky factors alone: the condition estimate of `scipy.linalg.solve` takes four times as long."""
     from scipy.linalg import LinAlgError, cho_factor, cho_solve
 
     left = left.copy()
     left[np.diag_indices_from(left)] += penalty
     try:
         factors = cho_factor(left, overwrite_a=True, check_finite=False)
-    except LinAlgError:  # inputs that never vary, or values beyond what single precision sums hold
+    except LinAlgError:  # constant inputs, or sums beyond single precision
         return before
     solution: Array = cho_solve(factors, cross + penalty[:, None] * before, overwrite_b=True, check_finite=False)
     return solution if np.isfinite(solution).all() else before

@@ -26,7 +26,7 @@ def sample_positions(
 
 
 def check_same_sizes(layer: WeightedLayer, x: Array, out_shape: Sequence[int]) -> None:
-    """Declined where the output for an input x has other sizes than `out_shape`, channels apart."""
+    """Declined where the output for an input x differs in size from `out_shape`, channels aside."""
     node, given = layer.node, x.shape[:-1]
     wanted: Sequence[int] = out_shape[:-1]
     if node.op in _CHANNELS_FIRST:
@@ -40,13 +40,13 @@ def check_same_sizes(layer: WeightedLayer, x: Array, out_shape: Sequence[int]) -
 
 
 def outputs_at(layer: WeightedLayer, y: Array, positions: Positions) -> Array:
-    """f[R, M]: the outputs at some positions."""
+    """f[R, M]: the outputs at `positions`."""
     channels_first = layer.node.op in _CHANNELS_FIRST
     return np.asarray(y[positions.channels_first if channels_first else positions.index])
 
 
 def inputs_at(layer: WeightedLayer, x: Array, positions: Positions) -> Array:
-    """f[R, g, K]: for each output position the elements that each group multiplies with its weight, in its order."""
+    """f[R, g, K]: for each output position, each group's input elements in the order of its weight."""
     node = layer.node
     if node.op == "BatchNormalization":
         return np.asarray(x[positions.channels_first])[:, :, None]
@@ -61,7 +61,7 @@ def inputs_at(layer: WeightedLayer, x: Array, positions: Positions) -> Array:
 
 
 def weight_matrix(layer: WeightedLayer, weight: Array) -> Array:
-    """f[g, K, M / g]: the weight as the matrix that `inputs_at` is multiplied with."""
+    """f[g, K, M / g]: the weight as the right factor of `inputs_at`."""
     if layer.node.op == "ConvTranspose":  # [C, M / g, k...]
         parts = weight.reshape(layer.groups, weight.shape[0] // layer.groups, weight.shape[1], -1)
         return parts.transpose(0, 1, 3, 2).reshape(layer.groups, -1, weight.shape[1])
@@ -77,7 +77,7 @@ def weight_tensor(layer: WeightedLayer, matrix: Array, shape: Sequence[int]) -> 
 
 
 def check_readable(layer: WeightedLayer) -> None:
-    """Declined where no rows of a layer can be taken."""
+    """Declined where the layer's inputs and outputs cannot be sampled as rows."""
     node = layer.node
     if node.graph is None or node.graph.owner is not None:
         raise Declined("it is in a nested graph, which runs as the data decide", node)
@@ -97,7 +97,7 @@ def check_readable(layer: WeightedLayer) -> None:
 
 
 def check_refittable(layer: WeightedLayer) -> None:
-    """Declined where no rows of a layer can be taken, or its weight cannot be replaced."""
+    """Declined where the layer's rows cannot be sampled, or its weight cannot be replaced."""
     check_readable(layer)
     constant = layer.weight.constant
     if constant is None:

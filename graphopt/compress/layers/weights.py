@@ -18,8 +18,8 @@ _CODES = (DType.INT8, DType.UINT8)
 class QuantizedWeight:
     """A weight (codes − zero) · scale, by DequantizeLinear or by Cast and Mul.
 
-    reader: the node that reads the codes. scaler, slot: the node and slot of the scale. zero: the zero point as it
-    broadcasts against the codes. scale_shape: the shape in which the scale broadcasts.
+    reader: the node that reads the codes. scaler, slot: the node and slot of the scale. zero: the zero point,
+    broadcastable to the codes. scale_shape: the broadcastable shape of the scale.
     """
 
     reader: Node
@@ -37,7 +37,7 @@ class QuantizedWeight:
 
     @property
     def scale(self) -> Array:
-        """f64: the scale as it broadcasts."""
+        """f64: the scale, broadcastable to the codes."""
         constant = self.scaler.constant(self.slot)
         assert constant is not None
         return constant.array().astype(np.float64).reshape(self.scale_shape)
@@ -91,7 +91,7 @@ def _computed(value: Value) -> Array | None:
 
 
 def quantized_weight(layer: WeightedLayer) -> QuantizedWeight | None:
-    """The codes and scale of a weight that are constants of this layer alone, so that they can be replaced."""
+    """The codes and scale of a weight, if constants of this layer alone and thus replaceable; else None."""
     last = layer.weight.producer
     if last is None or not layer.weight.has_one_use or last.graph is not layer.node.graph:
         return None
@@ -133,7 +133,7 @@ def _is_replaceable(node: Node, slot: int, codes: Constant) -> bool:
 
 
 def store_weight(layer: WeightedLayer, weight: Array) -> None:
-    """Replace a layer's weight, in place; codes are rounded to the nearest."""
+    """Replace a layer's weight, in place; a quantized weight is rounded to the nearest codes."""
     node, constant = layer.node, layer.weight.constant
     graph = node.graph
     assert graph is not None
@@ -154,7 +154,7 @@ def dequantize(quantized: QuantizedWeight, codes: Array, scale: Array) -> Array:
 
 
 def round_to_codes(quantized: QuantizedWeight, weight: Array) -> tuple[Array, Array]:
-    """The codes nearest to a weight, and the scale as stored: the present one, or larger where codes would overflow."""
+    """The codes nearest to a weight, and the scale to store: the present one, or larger where codes would overflow."""
     limits = np.iinfo(quantized.codes.array().dtype)
     scale, stored = quantized.scale, quantized.scaler.constant(quantized.slot)
     assert stored is not None

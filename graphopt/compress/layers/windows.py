@@ -26,7 +26,7 @@ class Positions:
 
     @property
     def channels_first(self) -> tuple[Any, ...]:
-        """The index into an array with channels on axis 1, all of which are taken."""
+        """The index into an array with channels on axis 1; selects all channels."""
         batch, *space = self.index
         return (batch, slice(None), *space)
 
@@ -53,7 +53,7 @@ class Windows:
 
     @classmethod
     def of(cls, node: Node, kernel: Sequence[int]) -> Windows:
-        """Those of a node with this kernel."""
+        """The window attributes of a node with this kernel."""
         ones, rank = (1,) * len(kernel), len(kernel)
         strides, dilations = (tuple(attr(node, name, None) or ones) for name in ("strides", "dilations"))
         pads = tuple(attr(node, "pads", None) or (0,) * 2 * rank)
@@ -61,7 +61,7 @@ class Windows:
 
     @property
     def spans(self) -> tuple[int, ...]:
-        """Positions from the first to the last product of a window."""
+        """Extent of a dilated window per axis: positions from its first to its last element."""
         return tuple(d * (k - 1) + 1 for d, k in zip(self.dilations, self.kernel))
 
     def pad(self, x: Array) -> Array:
@@ -71,7 +71,7 @@ class Windows:
         return np.pad(x, ((0, 0), (0, 0), *zip(pads[:rank], pads[rank:]))) if any(pads) else x
 
     def sizes_of(self, sizes: Sequence[int]) -> tuple[int, ...]:
-        """The spatial sizes of the output for those of an image without padding."""
+        """The spatial sizes of the output for an unpadded image of `sizes`."""
         pads = resolve_pads(self.auto_pad, self.pads, sizes, self.kernel, self.strides, self.dilations)
         wide = (n + before + after for n, before, after in zip(sizes, pads, pads[len(sizes) :]))
         return tuple(max(0, (n - r) // s + 1) for n, r, s in zip(wide, self.spans, self.strides))
@@ -90,7 +90,7 @@ class Windows:
 
     def patches(self, padded: Array, positions: Positions) -> Array:
         """im2col: the windows [R, C, *kernel] of a padded image at some positions of the output."""
-        if not len(positions):  # there may be no window at all
+        if not len(positions):  # the image may hold no window at all
             return np.empty((0, padded.shape[1], *self.kernel), padded.dtype)
         windows = sliding_window_view(padded, self.spans, axis=tuple(range(2, padded.ndim)))
         steps = [slice(None, None, step) for step in (1, 1, *self.strides, *self.dilations)]

@@ -1,1 +1,1 @@
-"""Slopes of a model's results, projected on changes of its values: all changes in one backward pass a direction."""
+"""Projections of a model's gradients on changes of its values: one backward pass per direction covers all changes."""

@@ -1,4 +1,4 @@
-"""A gradient model in two: what a sample decides runs once, what hangs on the direction for a batch of directions."""
+"""Split a gradient model: nodes that depend on the sample alone run once, the others for a batch of directions."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from ...errors import Declined
 from ...ir import Array, DType, Graph, Model, Node, Port, TensorType, Value, clone_node
 
 _ELEMENTWISE = frozenset(("Add", "Sub", "Mul", "Div", "Where"))
-"""Operators through which one row may meet each row of a batch."""
+"""Operators that may broadcast one row against a batch."""
 
 
 @dataclass(frozen=True, slots=True)
 class Crossing:
-    """A value that the first half computes and the second reads. is_shared: as one row, for the whole batch."""
+    """A value that the first half computes and the second reads. is_shared: one row serves the whole batch."""
 
     name: str
     is_shared: bool
@@ -28,7 +28,7 @@ class Crossing:
 
 @dataclass(frozen=True, slots=True)
 class Halves:
-    """first: the model up to the values that cross, which are its results. second: from these and the seeds on."""
+    """Two models. first: outputs the crossing values. second: computes the results from these values and the seeds."""
 
     first: Model
     second: Model
@@ -36,11 +36,11 @@ class Halves:
 
 
 def halves(model: Model, seeds: Iterable[str]) -> Halves:
-    """The two halves of a model whose inputs and results have the batch as their first axis, by the names of the inputs
-    that differ between directions. Results are those of the model on the batch in which one sample is repeated.
+    """Split a model whose inputs and results have the batch as first axis; seeds: the inputs that differ between
+    directions. The results equal the model's on a batch that repeats one sample.
 
-    Values without that axis, such as sizes, and indices, which count across the batch, are computed anew in the
-    second half. Declined where graphs are nested.
+    The second half recomputes values without that axis, such as sizes, and indices, which count across the batch.
+    Declined where graphs are nested.
     """
     nodes, names = model.graph.snapshot(), frozenset(seeds)
     if any(node.subgraphs for node in nodes):
@@ -68,7 +68,7 @@ def halves(model: Model, seeds: Iterable[str]) -> Halves:
 def _second_half(
     model: Model, nodes: Iterable[Node], seeded: set[Value], first: object
 ) -> tuple[set[Node], dict[Value, int]]:
-    """The nodes of the second half, and the values that cross, numbered as they were met."""
+    """The nodes of the second half, and the crossing values, numbered in order of discovery."""
     later = {n for n in nodes if any(v in seeded for v in n.outputs)}
     crossing: dict[Value, int] = {}
     waiting = [v for n in nodes if n in later for v in n.inputs] + list(model.graph.outputs)
@@ -96,7 +96,7 @@ def _crosses(value: Value, first: object) -> bool:
 
 
 def _is_shared(value: Value, later: set[Node], seeded: set[Value]) -> bool:
-    """Whether each reader in the second half is elementwise, with a seeded operand of the same rank beside it."""
+    """Whether each reader in the second half is elementwise and has a seeded operand of the same rank."""
     readers = [use.node for use in value.uses if use.node in later]
     return all(
         node.op in _ELEMENTWISE and any(v in seeded and _rank(v) == _rank(value) for v in node.inputs if v is not None)
@@ -129,7 +129,7 @@ def _ancestors(values: Iterable[Value]) -> set[Node]:
 def _graph(
     graph: Graph, inputs: Iterable[Value], nodes: set[Node], values: dict[Value, Value], more: Iterable[Value] = ()
 ) -> Graph:
-    """Copies of some nodes, in order, behind copies of some inputs; `values` becomes complete."""
+    """A graph of copies of `nodes`, in order, and of `inputs`; adds the copies to `values`."""
     for value in inputs:
         values[value] = Value(value.type, value.name)
     made = Graph(graph.name, [*(values[v] for v in inputs), *more])

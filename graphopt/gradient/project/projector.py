@@ -1,4 +1,4 @@
-"""Projections of the slopes of a model's results on changes of values, by directions of the results and by samples."""
+"""Projections of gradients of a model's results on changes of values, by directions of the results and by samples."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def given_array(feed: Mapping[str, Any], name: str) -> Array:
 
 
 def results_of(session: Any, names: Sequence[str], feed: Mapping[str, Array]) -> list[Array]:
-    """A run on a sample. InputError, in one line, where it fails."""
+    """Run a session on a sample. InputError, in one line, where the run fails."""
     try:
         return list(session.run(list(names), dict(feed)))
     except Exception as error:  # onnxruntime's exceptions share no base class
@@ -36,7 +36,7 @@ def results_of(session: Any, names: Sequence[str], feed: Mapping[str, Array]) ->
 
 
 def is_free(model: Model) -> bool:
-    """Whether the first axis of all inputs and results is one size by name: the batch's."""
+    """Whether the first axis of all inputs and results is one symbolic size, the batch."""
     types = [value.type for value in (*model.graph.inputs, *model.graph.outputs)]
     firsts = {t.shape[0] if isinstance(t, TensorType) and t.shape else None for t in types}
     return len(firsts) == 1 and isinstance(next(iter(firsts)), str)
@@ -45,7 +45,7 @@ def is_free(model: Model) -> bool:
 class Projector:
     """A session that returns ⟨∂⟨s, y⟩/∂v, w − v⟩, summed over the pairs (v, w) of each group, for signs s of results y.
 
-    results: the names of y. inputs: those of the model. free: whether rows of a batch are projected each by itself.
+    results: the names of y. inputs: of the model. free: whether the rows of a batch are projected separately.
     """
 
     def __init__(self, model: Model, groups: Sequence[Sequence[tuple[Value, Value]]]) -> None:
@@ -64,7 +64,7 @@ class Projector:
 
     @cached_property
     def _halves(self) -> tuple[Any, Any, tuple[Crossing, ...]]:
-        """Sessions of both halves, and what crosses between. Declined where there are none."""
+        """Sessions of both halves, and the crossing values. Declined where the model cannot be split."""
         found = halves(self._ready, [f"{name}.cotangent" for name in self.results])
         return _open(found.first), _open(found.second), found.crossings
 
@@ -74,7 +74,7 @@ class Projector:
         return _open(self._model)
 
     def shapes(self, feed: Mapping[str, Array]) -> list[tuple[int, ...]]:
-        """The shapes of the results: those that types tell, by the sizes of the inputs, else of a run."""
+        """The shapes of the results: from types and the inputs' sizes if known, else from a run."""
         sizes: dict[Dim, int] = {}
         for value in self._model.graph.inputs:
             if value.name in feed and isinstance(value.type, TensorType):
@@ -89,7 +89,7 @@ class Projector:
         return self._squares(self._session, {**feed, **self._seeds(signs)})
 
     def squares_of_directions(self, feed: Mapping[str, Array], signs: Sequence[Array]) -> Array:
-        """The same for a feed of one row, summed over the rows of the signs. Declined where graphs are nested."""
+        """The squared projections of a one-row feed, summed over the rows of the signs. Declined for nested graphs."""
         first, second, crossings = self._halves
         names = [c.name for c in crossings]
         made = results_of(first, names, {i.name: feed[i.name] for i in first.get_inputs()})
@@ -109,16 +109,16 @@ class Projector:
 
 
 def _with_sizes(kind: object, sizes: Mapping[Dim, int]) -> list[int | None]:
-    """A shape with names replaced by sizes; None for what is not known."""
+    """A shape with symbols replaced by sizes; None for an unknown size."""
     if not isinstance(kind, TensorType) or kind.shape is None:
         return [None]
     return [sizes.get(d) if isinstance(d, str) else d for d in kind.shape]
 
 
 def _open(model: Model) -> Any:
-    # onnxruntime quantizes float weights that stand between codes, to other codes than those that are asked about
+    # otherwise onnxruntime quantizes float weights between codes, to codes other than the given ones
     settings = session_options(folder=model.folder, entries={"session.disable_quant_qdq": "1"})
-    if not any(node.op == "Conv" for node in model.graph):  # whose blocks of channels gain more than they cost
+    if not any(node.op == "Conv" for node in model.graph):  # its blocked layout gains more than it costs
         settings.graph_optimization_level = type(settings.graph_optimization_level).ORT_ENABLE_BASIC
     return open_session(to_proto(model).SerializeToString(), settings)
 
@@ -166,7 +166,7 @@ def _first_size(graph: Graph) -> Dim:
 
 
 def _projection(writer: Writer, change: Value, slope: Tensor | None, rows: Dim) -> Tensor:
-    """⟨slope, change⟩ f32: of each row where the first axis is that of the batch, else of the whole."""
+    """⟨slope, change⟩ f32: per row where the first axis is the batch, else over all elements."""
     if slope is None:
         return writer.constant(0, DType.FLOAT)
     product = slope * Tensor(writer, change)

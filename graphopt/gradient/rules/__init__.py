@@ -25,7 +25,7 @@ RULES: dict[str, Rule] = {
     **normalization.RULES, **pooling.RULES, **movement.RULES, **indexing.RULES, **fourier.RULES,
     **quantization.RULES, **sampling.RULES, **control.RULES, **recurrent.RULES,
 }  # fmt: skip
-"""The rule of each operator that has one."""
+"""The differentiation rule of each supported operator."""
 
 CONSTANT = frozenset((
     "Floor", "Ceil", "Round", "Sign", "Shape", "Size", "ConstantOfShape", "EyeLike", "ArgMax", "ArgMin", "NonZero",

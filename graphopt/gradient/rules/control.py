@@ -1,4 +1,4 @@
-"""If, Loop and Scan: their bodies are differentiated, and run again backwards."""
+"""If, Loop and Scan: their bodies are differentiated, and run again in reverse order."""
 
 from __future__ import annotations
 
@@ -102,9 +102,9 @@ def loop(call: Call) -> Gradients:
 
 
 State = tuple[Value, Value, Tensor | None, Value]
-"""A state of a body: its value before and after a step, the cotangent of the last one, and the last one itself."""
+"""A state of a body: its value before and after a step, the cotangent of the final state, and the final state."""
 Slice = tuple[Value, Tensor, int, int]
-"""A value of a body, the tensor that it is a slice of in each step, the axis, and whether the last slice is first."""
+"""A value of a body, the tensor that it is a slice of in each step, the axis, and whether slices run in reverse."""
 
 
 def _backwards(
@@ -151,7 +151,7 @@ def _backwards(
 
 
 def _active_captures(call: Call) -> list[Value]:
-    """The outer values that the nested graphs read and that gradients are asked for."""
+    """The active outer values that the nested graphs read."""
     return [v for v in captures(call.node) if v in call.active and _is_float(v)]
 
 
@@ -175,13 +175,13 @@ def _empty(writer: Writer, name: str) -> Graph:
 
 
 def _input(graph: Graph, like: Value, mapping: dict[Value, Value]) -> Value:
-    """A new input of a graph in the type of a value, which it stands for."""
+    """A new input of a graph that replaces a value, with the value's type."""
     mapping[like] = graph.add_input(Value(like.type))
     return mapping[like]
 
 
 def _copied(body: Graph, graph: Graph, mapping: dict[Value, Value]) -> list[Value]:
-    """A copy of a body's nodes at the end of a graph; its results there."""
+    """Append copies of a body's nodes to a graph; returns the copies of the body's results."""
     for node in body.snapshot():
         copy = graph.append(clone_node(node, mapping))
         for value, kind in zip(copy.outputs, infer(copy, graph.opsets)):
@@ -194,14 +194,14 @@ def _known(writer: Writer, value: Value, g: Tensor | None) -> Tensor:
 
 
 def _return(graph: Graph, tensors: Sequence[Tensor]) -> None:
-    """Return these, each as a value of its own that the graph computes."""
+    """Set the graph's outputs, each a distinct value that the graph computes."""
     values = [t.Identity().value for t in tensors]
     graph.set_outputs(values, [Port("", v.type) for v in values])
 
 
 def _append(call: Call, node: Node) -> list[Tensor]:
     node.origins, node.made_by = call.node.origins, "gradient"
-    for value in node.outputs:  # onnxruntime asks for a name also of those that nothing reads
+    for value in node.outputs:  # onnxruntime requires names even for unread outputs
         value.name = "state"
     call.writer.graph.append(node)
     return [Tensor(call.writer, v) for v in node.outputs]

@@ -2,8 +2,8 @@
 
 The weight gradient is a matrix product a tap, of shifted operands or of a Slice for each, never a Conv over transposed
 tensors (measured up to 4.9 × as slow in onnxruntime); the input gradient at stride 1 is a Conv with flipped weights,
-beyond it a ConvTranspose. In a training step for this machine, convolutions are in blocks of channels (`blocked.py`),
-and a depthwise one has both its gradients as Conv: of what lies between its strides, and of the whole batch at once.
+beyond it a ConvTranspose. In a training step for this machine, convolutions use blocks of channels (`blocked.py`), and
+both gradients of a depthwise Conv are Convs: one over the dilated cotangent, one over the whole batch at once.
 """
 
 from __future__ import annotations
@@ -24,13 +24,13 @@ from ..call import Call, Gradients, Rule
 from ..tensor import Tensor
 
 MANY_CHANNELS, FEW_CHANNELS = 256, 4
-"""Input channels from which, and up to which, all taps go through one product (im2col). 256 was measured on other
-models before this file was written; 4 is a guess at where products of one tap are too thin. No benchmark here yet."""
+"""Input channels from which, and up to which, all taps use one product (im2col). 256 was measured on other models
+before this file was written; 4 is a guess at where products of one tap are too thin. No benchmark here yet."""
 
 
 @dataclass(frozen=True)
 class Window:
-    """How a kernel slides: sizes a spatial axis. pads: all begins and then all ends, possibly negative."""
+    """The sliding window of a kernel: sizes per spatial axis. pads: all begins and then all ends, possibly negative."""
 
     kernel: tuple[int, ...]
     strides: tuple[int, ...]
@@ -50,22 +50,22 @@ class Window:
 
     @property
     def ends(self) -> tuple[int, ...]:
-        """Padding behind the last element of each spatial axis."""
+        """Padding after the last element of each spatial axis."""
         return self.pads[self.rank :]
 
     @property
     def extents(self) -> tuple[int, ...]:
-        """Elements that a kernel spans: d (k − 1) + 1."""
+        """Elements spanned by a kernel: d (k − 1) + 1."""
         return tuple(d * (k - 1) + 1 for k, d in zip(self.kernel, self.dilations))
 
     @property
     def around(self) -> list[int]:
-        """The pads of an operand [N, C, …] as operator Pad takes them."""
+        """The pads of an operand [N, C, …] in the form of operator Pad."""
         return [0, 0, *self.begins, 0, 0, *self.ends]
 
 
 def window_of(call: Call, kernel: Sequence[int], data: Tensor) -> Window:
-    """The window of a node that slides over `data`. Declined where SAME padding meets unknown sizes."""
+    """The window of a node over `data`. Declined for SAME padding of unknown sizes."""
     n = len(kernel)
     strides = tuple(call.attr("strides") or (1,) * n)
     dilations = tuple(call.attr("dilations") or (1,) * n)
@@ -132,7 +132,7 @@ def _swapped(w: Tensor, group: int, m: int, c: int, kernel: Sequence[int]) -> Te
 
 
 def spread(g: Tensor, w: Tensor, x: Tensor, window: Window) -> Tensor:
-    """Σ over windows of g · w at the elements that each window reads: [N, C, …] like x."""
+    """Σ over windows of g · w, added to the elements that each window reads: [N, C, …] like x."""
     n = window.rank
     attrs = {"group": window.group, "strides": window.strides, "dilations": window.dilations}
     need, have = x.dims[2:], g.dims[2:]
@@ -159,8 +159,8 @@ def spread(g: Tensor, w: Tensor, x: Tensor, window: Window) -> Tensor:
 
 
 def _apart(g: Tensor, x: Tensor, w: Tensor, window: Window) -> Tensor | None:
-    """`spread` of a depthwise Conv as one of stride 1, over g with zeros between its elements; None where sizes are
-    unknown, or would have to be cut."""
+    """`spread` of a depthwise Conv as a Conv of stride 1, over g with zeros between its elements; None where sizes are
+    unknown, or would require cropping."""
     sizes = [(i, o) for i, o in zip(x.dims[2:], g.dims[2:]) if isinstance(i, int) and isinstance(o, int)]
     pads = [e - 1 - p for e, p in zip(window.extents, window.begins)]
     pads += [
@@ -259,8 +259,8 @@ def _product(g: Tensor, part: Tensor, m: int, c: int, group: int) -> Tensor:
 
 
 def over_batch(x: Tensor) -> Tensor:
-    """Σ over the first axis, in a step of this machine as 1ᵀ x: at small batches onnxruntime's ReduceSum takes up to
-    nine times as long (2 × 512²), and wakes threads for the smallest."""
+    """Σ over the first axis, in a step for this machine as 1ᵀ x: at small batches onnxruntime's ReduceSum takes up to
+    nine times as long (2 × 512²), and wakes threads even for tiny tensors."""
     sizes = x.dims[1:]
     if not x.writer.block or x.dtype is not DType.FLOAT or not all(isinstance(s, int) for s in sizes):
         return x.sum([0])
@@ -281,8 +281,8 @@ def shifted(x: Tensor, g: Tensor, window: Window) -> list[tuple[Tensor, Tensor]]
     not s times as large as g.
 
     Tap k of one axis reads element s i + d k − p = s (i + q) + r for window i. Of x, phase r of each axis is taken, and
-    shifted by q along rows: one long copy, and zeros for what comes from another row; of g, the rows are shifted. For a
-    kernel of 3 × 3 these are two copies of each where a Slice of x for each tap makes nine, of many short runs.
+    shifted by q along rows: one long copy, with zeros for elements of another row; of g, the rows are shifted. For a
+    kernel of 3 × 3 this takes two copies of each, where a Slice of x for each tap takes nine, of many short runs.
     """
     sizes = [s for s in g.dims[2:] if isinstance(s, int)]
     if len(sizes) != 2 or x.dims[2:] != tuple(n * s for n, s in zip(sizes, window.strides)):
@@ -302,12 +302,12 @@ def shifted(x: Tensor, g: Tensor, window: Window) -> list[tuple[Tensor, Tensor]]
 
 
 def _lowered(g: Tensor, places: int) -> Tensor:
-    """Each plane of g [N, M, H, W] moved down by so many places, zeros first: [N, M, H W]."""
+    """Each plane of g [N, M, H, W] as a row [N, M, H W], shifted by `places` elements and filled with zeros."""
     return g.reshape([0, 0, -1]).pad([0, 0, places, 0, 0, -places])
 
 
 def _moved(x: Tensor, sizes: Sequence[int], places: int) -> Tensor:
-    """x [N, C, *sizes] with each row moved to the left by so many places, zeros behind it."""
+    """x [N, C, *sizes] with each row shifted left by `places`, filled with zeros."""
     if not places:
         return x
     height, width = sizes

@@ -1,4 +1,4 @@
-"""Fourier transforms: linear, so that gradients are their adjoints, which are transforms again."""
+"""Fourier transforms: linear, so their gradients are adjoints, which are Fourier transforms, too."""
 
 from __future__ import annotations
 
@@ -68,7 +68,7 @@ def _axis(call: Call) -> int:
 
 
 def _transform(t: Tensor, axis: int, **attrs: int) -> Tensor:
-    """F t, or what attributes of DFT make of it."""
+    """F t, or its variant by attributes of DFT."""
     w = t.writer
     if w.graph.opsets.get("", 0) < _AXIS_INPUT:
         return w.node("DFT", t, axis=axis, **attrs)
@@ -81,7 +81,7 @@ def _adjoint(g: Tensor, axis: int, rows: int) -> Tensor:
 
 
 def _filled(t: Tensor, axis: int, rows: int) -> Tensor:
-    """Zeros at the end of an axis up to so many rows, or cut to as many."""
+    """An axis padded with zeros, or cropped, to `rows`."""
     have = t.size(axis)
     if not isinstance(have, int):
         raise Declined("a DFT of unknown length")
@@ -91,8 +91,8 @@ def _filled(t: Tensor, axis: int, rows: int) -> Tensor:
 
 
 def _fitted(t: Tensor, x: Tensor, axis: int) -> Tensor:
-    """Cut, or filled with zeros, to the rows of x, of which a transform read as many as it has points; the real part
-    where x is real."""
+    """Cropped, or padded with zeros, to the rows of x, of which the transform read as many as it has points; the real
+    part where x is real."""
     rows = x.size(axis)
     if not isinstance(rows, int):
         raise Declined("a DFT of unknown length")

@@ -99,7 +99,7 @@ def pad(call: Call) -> Gradients:
     x, found = call.x, {}
     if call.node.constant(1) is None:
         middle = call.writer.node("Pad", call.g, -call.input(1), None, call.optional(3))
-        middle.value.type = x.value.type  # its sizes are those of x, which inference cannot tell
+        middle.value.type = x.value.type  # its sizes are those of x, which inference cannot derive
     else:
         amounts = [int(v) for v in call.number(1, "the padding")]
         axes = call.axes(3)

@@ -24,7 +24,7 @@ def _places(call: Call) -> Value:
     """The index of each maximum in the flattened operand, by the same MaxPool with its second output, row after row."""
     attrs = {**call.node.attrs, "storage_order": None}
     pooled, places = call.writer.nodes("MaxPool", call.x, outputs=2, **attrs)
-    pooled.value.name = "pooled"  # unread, but MaxPool must return it under a name
+    pooled.value.name = "pooled"  # unread, but MaxPool's first output must have a name
     return places.value
 
 
@@ -75,7 +75,7 @@ def average_pool(call: Call) -> Gradients:
 
 
 def _readers(window: Window, axis: int, size: int, count: int, include: bool) -> Array:
-    """How many elements each window along one axis averages: those of the operand, or with its padding."""
+    """The number of elements averaged by each window along one axis: of the operand alone, or with its padding."""
     low = window.begins[axis] if include else 0
     high = size + (window.ends[axis] if include else 0)
     starts = np.arange(count) * window.strides[axis] - window.begins[axis]

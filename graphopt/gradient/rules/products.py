@@ -12,7 +12,7 @@ from ..call import Call, Gradients, Rule
 from ..tensor import Tensor
 
 _LARGEST_DETERMINANT = 8
-"""Rows up to which the adjugate is computed: n products of matrices, whose rounding grows with the powers of A."""
+"""Largest matrix whose adjugate is computed: n matrix products, whose rounding errors grow with the powers of A."""
 
 
 def matmul(call: Call) -> Gradients:
@@ -36,7 +36,7 @@ def matmul(call: Call) -> Gradients:
 
 
 def _like(g: Tensor, matrix: Tensor, operand: Tensor, axis: int) -> Tensor:
-    """Sum to a matrix's shape and drop the axis that a vector was given."""
+    """Sum to a matrix's shape, and drop the axis added to a vector."""
     summed = g.reduced_to(matrix)
     return summed if operand.rank > 1 else summed.squeeze([axis])
 

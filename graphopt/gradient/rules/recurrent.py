@@ -1,4 +1,4 @@
-"""LSTM, GRU and RNN: written as the Scan of their equations, which is differentiated."""
+"""LSTM, GRU and RNN: rewritten as a Scan of their equations, which is differentiated."""
 
 from __future__ import annotations
 
@@ -89,7 +89,7 @@ def _of(direction: int, t: Tensor) -> Tensor:
 
 
 def _mask(x: Tensor, lengths: Tensor) -> Tensor:
-    """1 for the steps of each row that count: [T, N, 1]."""
+    """1 for the steps within each row's length, else 0: [T, N, 1]."""
     w = x.writer
     zero, one = w.constant(0, DType.INT64), w.constant(1, DType.INT64)
     steps = w.node("Range", zero, x.shape.slice([0], [1]).squeeze([0]), one).unsqueeze([1, 2])
@@ -126,7 +126,7 @@ def _scanned(
     kind = TensorType(hidden.dtype, (given.dims[0], *hidden.shape)) if hidden.shape is not None else hidden
     node = Node("Scan", [t.value for t in (*starts, *rows)], attrs, [*(t.value.type for t in starts), kind])
     node.origins, node.made_by = writer.origins, "gradient"
-    for value in node.outputs:  # onnxruntime asks for a name also of those that nothing reads
+    for value in node.outputs:  # onnxruntime requires names even for unread outputs
         value.name = "state"
     writer.graph.append(node)
     *last, all_of = (Tensor(writer, v) for v in node.outputs)

@@ -28,7 +28,7 @@ def _crops(call: Call) -> bool:
 
 
 def _scale(call: Call, i: int) -> float | None:
-    """The scale of axis i, None where it is not known; 1 where sizes are given instead."""
+    """The scale of axis i, None if unknown; 1 where sizes are given instead."""
     scales = call.node.input(2)
     if scales is None or (scales.constant is not None and not scales.constant.size):
         return 1
@@ -38,7 +38,7 @@ def _scale(call: Call, i: int) -> float | None:
 def _matrix(call: Call, i: int, axis: int, count: int) -> Tensor:
     """Aᵀ f[in, out] of one axis: Resize with the node's own attributes on the unit matrix [1, 1, in, in].
 
-    count: the axes of the node, of which this is number i. What lies beside the operand is constant: 0 here.
+    count: the number of the node's axes; this is axis i of them. Elements outside the operand are constant: 0 here.
     """
     w, n = call.writer, call.x.size(axis)
     unit = w.full(w.ints([n, n]), 0.0, DType.FLOAT).EyeLike().reshape(w.ints([1, 1, n, n]))

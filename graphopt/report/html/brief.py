@@ -1,4 +1,4 @@
-"""A report as a few lines of HTML, for notebooks."""
+"""A report as an HTML summary for notebooks."""
 
 from __future__ import annotations
 

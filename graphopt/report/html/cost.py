@@ -13,8 +13,8 @@ _SCALING = ("QuantizeLinear", "DequantizeLinear")
 
 @dataclass(frozen=True, slots=True)
 class Layer:
-    """One node that multiplies or holds weights. `weights` is the shape of the largest one, "" without; microseconds
-    are those of the operator that computes it in onnxruntime, with what that takes in.
+    """One node that multiplies or holds weights. `weights` is the shape of the largest weight, "" for none;
+    microseconds are those of onnxruntime's operator named after the node, including all nodes fused into it.
     """
 
     name: str
@@ -29,7 +29,7 @@ class Layer:
 
 
 def layer_times(kernels: Iterable[KernelTime]) -> dict[Node, float]:
-    """Microseconds by node: those of an operator go to the node that it is named after."""
+    """Microseconds by node: an operator's time counts for the node of its name."""
     times: dict[Node, float] = {}
     for kernel in kernels:
         if kernel.node is not None:

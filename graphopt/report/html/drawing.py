@@ -13,22 +13,22 @@ from ...provenance.explain import origin_line, removal_line
 from .layout import Layout, arrange
 
 MOST = 2500
-"""Nodes of one model that are drawn, so that a page stays below 3 MB: `python -m tests.bench.report` prints sizes."""
+"""The most nodes drawn per model, which keeps a page below 3 MB: `python -m tests.bench.report` prints sizes."""
 
 _TEXT, _STEPS, _SYMBOL = 300, 12, 3
 """Characters of a node's IR text, entries of a list in its history, characters of a symbolic size in its box."""
 
 History = dict[str, Any]
-"""A node's history for the viewer. w: its origin or end in one line; s: numbers of steps; c: number of the pass whose
-colour it has, -1 for none; r: names of the nodes of the other graph that it came from or went into."""
+"""A node's history for the viewer. w: its origin or removal in one line; s: indices of steps; c: index of the pass
+whose color it has, -1 for none; r: names of its sources, or of its descendants, in the other graph."""
 
 
 def drawings(trail: Trail) -> dict[str, Any]:
     """Both models for the viewer.
 
     passes: names, in the order of their colours. steps: title and explanation of each rewrite. before, after: graphs,
-    the root first, each with its nodes and the number of the first that multiplies (-1 for none);
-    omitted: how many were left out on each side.
+    the root first, each with its nodes and the index of the first one that multiplies (-1 for none); omitted: how many
+    nodes were left out on each side.
     """
     provenance = trail.provenance
     index = _HistoryIndex(provenance)
@@ -40,7 +40,7 @@ def drawings(trail: Trail) -> dict[str, Any]:
 
 
 class _HistoryIndex:
-    """Histories by node, looked up without a search of the provenance for each."""
+    """Histories by node, from an index instead of a search of the provenance for each."""
 
     def __init__(self, provenance: Provenance) -> None:
         self.provenance = provenance
@@ -57,7 +57,7 @@ class _HistoryIndex:
         self.colours = {name: i for i, name in enumerate(self.passes)}
 
     def of_original(self, name: str) -> History:
-        """The end of a node of the original: removed, kept, or living on in others."""
+        """The fate of a node of the original: removed, kept, or living on in other nodes."""
         how = self.provenance.gone.get(name)
         if how is not None:
             return {

@@ -12,7 +12,7 @@ from ...measure import show_db
 _WIDTH, _HEIGHT = 1080, 300
 """Pixels of the chart: as wide as the page's column."""
 _NARROW = 350
-"""Pixels of the chart on a phone of 390, of which the page's borders take 40: its words stay readable."""
+"""Width of the chart on a phone of 390 pixels, of which the page's borders take 40: text stays readable."""
 _LEFT, _RIGHT, _TOP, _BOTTOM = 46, 12, 14, 40
 """Pixels around the plot: room for the labels of the axes."""
 _STEP = 20.0
@@ -81,7 +81,7 @@ def _grid_line(level: float, top: float, width: int) -> str:
 
 
 def tone(sqnr: float) -> str:
-    """good from 30 dB on (the noise is 3 % of the amplitude), middle from 15 (18 %), else bad."""
+    """The style of an SQNR: good from 30 dB on (noise is 3 % of the amplitude), middle from 15 (18 %), else bad."""
     return "good" if sqnr >= 30.0 else "middle" if sqnr >= 15.0 else "bad"
 
 
@@ -102,7 +102,7 @@ def drift_page(drift: Drift, title: str, sentences: list[str]) -> str:
     template = environment.from_string((assets / "drift.html").read_text(encoding="utf-8"))
     style = (assets / "style.css").read_text(encoding="utf-8")
     cards = (assets / "cards.js").read_text(encoding="utf-8")
-    told = [sentence for sentence in sentences if not sentence.startswith("MADE-UP")]  # the banner says so
+    told = [sentence for sentence in sentences if not sentence.startswith("MADE-UP")]  # the page's banner states this
     unmatched: dict[str, list[str]] = {}
     for name, why in drift.unmatched.items():
         unmatched.setdefault(why, []).append(name)

@@ -1,4 +1,4 @@
-"""The page of a search: the front drawn as SVG, a mark a measured model, and its table."""
+"""The page of a search: the front as an SVG chart, a mark per measured model, and a table."""
 
 from __future__ import annotations
 
@@ -8,21 +8,21 @@ from importlib.resources import files
 from typing import Any
 
 _WIDTH, _HEIGHT = 1080, 420
-"""Pixels of the drawing's coordinates: those of the charts of a drift, higher, since both axes are read."""
+"""Size of the chart in pixels: as wide as a drift chart, but higher, since both axes are read."""
 _LEFT, _RIGHT, _TOP, _BOTTOM = 70, 20, 24, 46
 """Margins for the labels of the axes."""
 _LINES = 5
-"""Lines of a grid, about: what one reads at a glance."""
+"""Approximate number of grid lines: readable at a glance."""
 _MOST = 11.0
-"""The radius of the largest file's mark; areas are in proportion to bytes, down to `_LEAST`."""
+"""The radius of the largest file's mark; areas are proportional to bytes, down to `_LEAST`."""
 _LEAST = 4.0
-"""The least radius that a pointer finds."""
+"""The least radius that a pointer can hit."""
 
 
 def chart(marks: Sequence[Mapping[str, Any]], quality: str) -> str:
-    """Speed by quality of each mark, its area by its bytes; a hover tells the recipe.
+    """Speed by quality of each mark, its area by file size; a hover shows the recipe.
 
-    Equal results have no finite quality: they are drawn on the upper edge.
+    Equal results have infinite quality: their marks are drawn on the upper edge.
     """
     finite = [mark["quality"] for mark in marks if mark["quality"] is not None]
     left, right = _span([0.0, *(mark["speed"] for mark in marks)])

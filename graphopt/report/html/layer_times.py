@@ -9,16 +9,16 @@ from ..latency import Latency
 from .cost import layer_times
 
 _FEWEST, _MOST = 6, 30
-"""Runs of a profile: a third warms up, and four that count still have a quartile; more than thirty change nothing."""
+"""Runs of a profile: a third is warm-up, and four counted runs have a quartile; more than thirty change nothing."""
 _SECONDS = 0.5
-"""About how long the runs may take, as those of `Report.timed`: a choice."""
+"""Approximate seconds for all runs, as in `Report.timed`: a choice."""
 
 
 def measure_layers(trail: Trail, latency: Latency | None) -> dict[Node, float]:
     """Microseconds of the result's nodes in onnxruntime; empty where latency was not measured there.
 
-    They are the shares that its profile tells, of the latency that the page shows: a profile goes by the wall clock, in
-    which other programs' time counts, and writing it down takes time, too.
+    The page's latency is distributed by the profile's shares: the profile itself uses the wall clock, which counts
+    other programs' time, and writing it takes time, too.
     """
     run = None if latency is None else latency.in_runtime_of("onnxruntime")
     if run is None:
@@ -31,5 +31,5 @@ def measure_layers(trail: Trail, latency: Latency | None) -> dict[Node, float]:
         kernels = kernel_times([trail.result], feeds, runs=runs)[0]
         total = sum(kernel.seconds for kernel in kernels)
         return {node: time * run.after / total for node, time in layer_times(kernels).items()} if total else {}
-    except Exception:  # a model that cannot be profiled has a page all the same
+    except Exception:  # a model that cannot be profiled still gets a page
         return {}

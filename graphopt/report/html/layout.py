@@ -1,7 +1,7 @@
 """Positions of the nodes of a drawing: layers from top to bottom, cut into columns side by side.
 
-fast-sugiyama does the layers and the order within them (extra `report`); without it networkx does, less neatly.
-Deep networks are ribbons; they are cut where few edges cross and the pieces put side by side, as a text is into lines.
+fast-sugiyama computes the layers and the order within them (extra `report`); networkx is the fallback, less neat. Deep
+networks are ribbons; they are cut where few edges cross and the pieces put side by side, like text in columns.
 """
 
 from __future__ import annotations
@@ -65,7 +65,7 @@ def _layered(edges: Sequence[Edge]) -> _Layers:
     except ImportError:
         return _by_generations(edges)
     linked = sorted({node for edge in edges for node in edge})
-    number = {node: i for i, node in enumerate(linked)}  # numbers that follow are bends
+    number = {node: i for i, node in enumerate(linked)}  # higher numbers are bends
     bent = len(linked)
     layers, offset = _Layers(), 0.0
     parts: Any = from_edges([(number[a], number[b]) for a, b in edges])
@@ -82,7 +82,7 @@ def _layered(edges: Sequence[Edge]) -> _Layers:
 
 
 def _separate(layers: _Layers) -> None:
-    """Move boxes of one layer to the right until none touches another; the layout counts some as narrow as a bend."""
+    """Move boxes of a layer to the right until none overlap; fast-sugiyama treats some as narrow as a bend."""
     rows: dict[int, list[int]] = {}
     for node, (_, level) in layers.at.items():
         rows.setdefault(level, []).append(node)
@@ -95,7 +95,7 @@ def _separate(layers: _Layers) -> None:
 
 
 def _routes(chains: Iterable[Edge], place: dict[int, Any], bent: int) -> dict[Edge, list[tuple[float, int]]]:
-    """The bends of each long edge; the layout names them by numbers from `bent` on and chains them."""
+    """The bends of each long edge; fast-sugiyama numbers bends from `bent` on and chains them."""
     following: dict[int, int] = {a: b for a, b in chains if a >= bent}
     routes: dict[Edge, list[tuple[float, int]]] = {}
     for start, bend in chains:

@@ -20,7 +20,7 @@ from .drawing import drawings
 from .layer_times import measure_layers
 
 _LAYERS = 400
-"""Rows of the table of layers; the rest is counted. A reader scrolls no further, and the page stays small."""
+"""The most rows of the table of layers; the rest is counted. No reader scrolls further, and the page stays small."""
 _LABELS = {
     "share_of_macs": "share of MACs on integers", "layers": "layers on integers", "layers_float": "layers left float",
     "samples": "calibration samples", "calibrate_method": "ranges chosen by", "pair_safe": "16-bit sums are exact",
@@ -28,14 +28,14 @@ _LABELS = {
     "per_channel_activations": "activations with scales a channel", "channels": "channels",
     "removed": "channels removed", "stalled": "layers that are no faster", "refitted": "refitted layers",
 }  # fmt: skip
-"""Words for the figures of stages. Others are not shown: sizes and speeds stand in the page's first table."""
+"""Labels of stage figures on the page. Others are not shown: sizes and speeds are in the page's first table."""
 _REACHED = "the share asked for is reached"
-"""Why no more channels went where nothing else held them."""
+"""The reason why no more channels were removed from a group without constraints."""
 
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """One figure before and after. `share` is after as a share of before, for the bar; None where none is drawn."""
+    """One figure before and after. `share` is after / before, the length of the bar; None for no bar."""
 
     label: str
     before: str
@@ -74,7 +74,7 @@ def page(report: ReportData, title: str = "") -> str:
 
 
 def _without_speed(reason: str) -> str:
-    """The reason without the speed that a stage measured in its own runs: the page shows one, measured anew."""
+    """The reason without the speed that a stage measured in its own runs: the page shows a newly measured speed."""
     return re.sub(r",? \d[\d.]*× as fast(?=[;,.]|$)", "", reason)
 
 
@@ -101,8 +101,8 @@ def figure_rows(report: ReportData) -> list[Row]:
 def _figure(
     label: str, old: int | None, new: int | None, show: Callable[[float], str], *, sized: bool = False
 ) -> Row | None:
-    """A figure that grew only because more sizes became known (`sized`) is not called worse, nor are more nodes: int8
-    spells its scales out."""
+    """The row of a figure. Growth is not marked as worse where more sizes became known (`sized`), nor for nodes: int8
+    adds nodes for scales."""
     if old is None or new is None:
         return None
     if sized and new > old:
@@ -112,7 +112,7 @@ def _figure(
 
 
 def _macs(report: ReportData) -> Row:
-    """Multiply-accumulates; a change only where both counts depend on the same open sizes in the same way."""
+    """Multiply-accumulates before and after; a change only where both depend on the same open sizes in the same way."""
     macs = macs_text(report.before, report.after)
     row = None if macs.counts is None else _figure(macs.label, *macs.counts, show_count)
     return replace(row or Row(macs.label, "", ""), before=macs.texts[0], after=macs.texts[1])
@@ -153,7 +153,7 @@ def _refused(report: ReportData) -> list[tuple[str, str, str]]:
 
 
 def _stage(stage: StageReport) -> dict[str, Any]:
-    """A stage for the template: its report, columns with the scale of their bars, figures as tiles and as tables."""
+    """A stage for the template: its report, columns with their bars' scale, figures as tiles and as tables."""
     columns: list[dict[str, Any]] = []
     for i, heading in enumerate(stage.columns):
         values = [row[i] for row in stage.rows if i < len(row) and row[i] is not None]
@@ -174,7 +174,7 @@ def _stage(stage: StageReport) -> dict[str, Any]:
     last = [column == "why not fewer" for column in stage.columns]
     rows = [[_REACHED if why and not cell else cell for cell, why in zip(row, last)] for row in stage.rows]
     told = [i for i in range(len(columns)) if any(i < len(row) and row[i] not in (None, "") for row in rows)]
-    columns = [columns[i] for i in told]  # a column that tells nothing of any layer takes room only
+    columns = [columns[i] for i in told]  # omits columns that are empty for every layer
     rows = [[row[i] if i < len(row) else None for i in told] for row in rows]
     return {"report": stage, "columns": columns, "rows": rows, "tiles": tiles, "tables": tables}
 
@@ -191,7 +191,7 @@ def _most(costs: list[Layer]) -> dict[str, float]:
 
 
 def _cell(value: Any) -> str:
-    """A cell of a table whose columns are not known beforehand."""
+    """The text of a cell of any type."""
     if value is None:
         return ""
     if isinstance(value, bool):
@@ -208,7 +208,7 @@ def _cell(value: Any) -> str:
 
 
 def _whole(text: str) -> str:
-    """A figure and its unit, between which no line breaks; a sum breaks at its signs."""
+    """A figure with its unit, joined by no-break spaces; a sum may break at its signs."""
     return text.replace(" ", "\u00a0").replace("\u00a0+\u00a0", " + ")
 
 

@@ -1,4 +1,4 @@
-"""The parts of random graphs: blocks of one to a dozen nodes, each with the weight it is drawn by."""
+"""The parts of random graphs: blocks of one to a dozen nodes, each with its sampling weight."""
 
 from __future__ import annotations
 
@@ -15,4 +15,4 @@ FAMILIES: dict[str, tuple[tuple[Block, int], ...]] = {
     "idioms": (*idioms.BLOCKS, *heads.BLOCKS), "sizes": sizes.BLOCKS, "control": control.BLOCKS,
     "quantized": quantized.BLOCKS, "infinite": infinite.BLOCKS, "caches": caches.BLOCKS,
 }  # fmt: skip
-"""Blocks and their weights, by family."""
+"""Blocks and their sampling weights, by family."""

@@ -1,6 +1,6 @@
-"""Attention with a cache of earlier keys and values, as decoders are exported: grouped heads, rotary, masks, no past.
+"""Attention with a cache of earlier keys and values, as in exported decoders: grouped heads, rotary, masks, no past.
 
-The cache is two inputs f32[N,G,P,D] of P earlier tokens, at least none, and two results f32[N,G,P + S,D].
+The cache is two inputs f32[N,G,P,D] of P ≥ 0 earlier tokens, and two results f32[N,G,P + S,D].
 """
 
 from __future__ import annotations
@@ -15,13 +15,13 @@ from ..sketch import Sketch
 from .sizes import size_of
 
 PAST = "P"
-"""The size of a cache; that of all keys is told as exporters do, as "P + S"."""
+"""The symbolic length of a cache; that of all keys is written as exporters do, "P + S"."""
 
 _HEADS, _SIZE = 4, 4
-"""Heads of queries, and numbers in each: small, and enough for groups of 1, 2 and 4 and for halves to rotate."""
+"""Query heads and their width: small, and enough for groups of 1, 2 and 4 and for halves to rotate."""
 
 _TOLD = {"N", "S", 1, 2, 3, 4}
-"""Batches and lengths that inputs are given for."""
+"""Batch sizes and lengths for which inputs can be made up."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,7 +46,7 @@ def cached(s: Sketch) -> None:
     q, k, v = (_heads(s, x, count) for count in (_HEADS, groups, groups))
     shape = batch, groups, PAST, _SIZE
     pasts = [s.add_input(f"past_{name}{len(s.facts)}", DType.FLOAT, shape) for name in ("keys", "values")]
-    s.pool = [value for value in s.pool if value not in pasts]  # not all operators take an empty tensor
+    s.pool = [value for value in s.pool if value not in pasts]  # some operators reject empty tensors
     step = _step(s, x, batch, length, pasts[0])
     if s.chance(0.6):
         q, k = _rotated(s, step, q, k)
@@ -62,7 +62,7 @@ def cached(s: Sketch) -> None:
 
 
 def _tokens(s: Sketch) -> Value:
-    """f32[N,S,E] of the graph, or an input where it has none whose sizes are told."""
+    """A value f32[N,S,E] of the pool with sizes in `_TOLD`, else a new input."""
     try:
         return s.pick(DType.FLOAT, ranks=(3,), bound=10.0, where=lambda v: set(s.shape(v)[:2]) <= _TOLD)
     except Declined:
@@ -118,7 +118,7 @@ def _joined(s: Sketch, step: _Step, past: Value, new: Value) -> Value:
 
 
 def _repeated(s: Sketch, heads: Value, groups: int) -> Value:
-    """Each head of the cache for all queries of its group, by Expand."""
+    """The heads of the cache repeated for all queries of their group, by Expand."""
     if groups == _HEADS:
         return heads
     batch, _, keys, _ = s.shape(heads)
@@ -132,7 +132,7 @@ def _repeated(s: Sketch, heads: Value, groups: int) -> Value:
 
 
 def _spelled(s: Sketch, step: _Step, q: Value, k: Value, v: Value) -> Value:
-    """The attention of its parts, with a mask as an addend or by Where, with the guard of rows without a key."""
+    """Attention in small operators, with a mask by Add or Where, and a guard for rows without a key."""
     scores = s.node("MatMul", q, s.node("Transpose", k, perm=(0, 1, 3, 2)), bound=30.0)
     scores = s.node("Mul", scores, s.constant(_SIZE**-0.5, DType.FLOAT), bound=30.0)
     lowest: float = s.choose((float(np.finfo(np.float32).min), -np.inf, -1e4))
@@ -151,13 +151,13 @@ def _spelled(s: Sketch, step: _Step, q: Value, k: Value, v: Value) -> Value:
 
 
 def _allowed(s: Sketch, step: _Step) -> Value | None:
-    """bool[1 or N,1,S or 1,P + S] by positions, by padding, or both; padding may leave a row no key."""
+    """A mask bool[1 or N,1,S or 1,P + S] by positions, by padding, or both; padding may leave a row without a key."""
     kind = s.choose(("both", "padding", "positions", "none"))
     if kind == "none":
         return None
     late = s.with_axes("Unsqueeze", step.positions, (1,), 13)
     causal = s.node("LessOrEqual" if s.opset >= 12 else "Less", step.all_positions, late)
-    causal.type = TensorType(DType.BOOL, (step.length, step.keys))  # LessOrEqual had no inference before opset 16
+    causal.type = TensorType(DType.BOOL, (step.length, step.keys))  # shape inference of LessOrEqual starts at opset 16
     causal = s.with_axes("Unsqueeze", causal, (0, 1), 13)
     if kind == "positions":
         return causal

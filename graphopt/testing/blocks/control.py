@@ -48,7 +48,7 @@ def _body(s: Sketch, name: str, x: Value) -> Graph:
 
 
 def _grow(inner: Sketch, x: Value, count: int) -> Value:
-    """Append up to `count` blocks; the last value of x's own type, with Tanh where it grew large, is the result."""
+    """Append up to `count` blocks; returns the last value of x's own type, after Tanh where it is large."""
     result = x
     for _ in range(count):
         inner.attempt(inner.choose(_INNER))
@@ -68,7 +68,7 @@ def loop(s: Sketch) -> None:
 
 
 def _loop(s: Sketch, x: Value, turns: int) -> Value:
-    """The carried value of a Loop of so many turns over `x`."""
+    """The carried value of a Loop of `turns` iterations over `x`."""
     inner = s.nested("body")
     number = Value(TensorType(DType.INT64, ()), "i")
     going = Value(TensorType(DType.BOOL, ()), "going")

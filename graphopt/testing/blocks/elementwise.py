@@ -1,4 +1,4 @@
-"""Element-wise operators, with the operands that simplifiers look for: zeros, ones, repeated operators."""
+"""Element-wise operators, with operands that simplifications target: zeros, ones, repeated operators."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from .operands import SINGLE
 
 _UNARY = ("Relu", "Identity", "Sigmoid", "Tanh", "Abs", "Neg", "Dropout", "Softplus", "Softsign", "Elu", "Selu",
           "LeakyRelu", "HardSigmoid", "HardSwish", "Sin", "Celu", "ThresholdedRelu")  # fmt: skip
-_NUMBERS = (0.0, 1.0, 2.0, -1.0, 0.5, 3.0)  # operands that simplifiers look for, and others
+_NUMBERS = (0.0, 1.0, 2.0, -1.0, 0.5, 3.0)  # operands that simplifications target, and others
 
 
 def unary(s: Sketch) -> None:
@@ -33,7 +33,7 @@ def unary_twice(s: Sketch) -> None:
 
 
 def guarded(s: Sketch) -> None:
-    """Functions whose operand is first brought into their domain, away from large results"""
+    """Functions after operators that map their operand into the domain, away from large results"""
     op = s.choose(("Sqrt", "Log", "Exp", "Reciprocal"))
     if op == "Exp":
         s.node("Exp", s.pick(*WIDE, bound=6.0), bound=60.0)
@@ -50,7 +50,7 @@ def rounding(s: Sketch) -> None:
 
 
 def partner(s: Sketch, x: Value, *, low: float = -1.0, wide: bool = True, constant: bool = False) -> Value:
-    """A value that broadcasts with `x`: one of the pool, or a constant in a shape that simplifiers distinguish."""
+    """A value that broadcasts with `x`: from the pool, or a constant in a shape that simplifications distinguish."""
     dtype, shape = s.dtype(x), s.shape(x)
     fits = [v for v in s.pool if _same_type(v, x) and s.facts[v].bound <= 1e4 and low < 0]
     if fits and not constant and s.chance(0.4):

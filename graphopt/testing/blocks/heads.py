@@ -61,7 +61,7 @@ def rows_of_gemm(s: Sketch) -> None:
 
 
 def masked(s: Sketch) -> None:
-    """softmax(q kT / sqrt d + mask) v, where some rows of the mask shut out every key, by -inf or a large number"""
+    """softmax(q kT / sqrt d + mask) v, where some rows of the mask exclude every key, by -inf or a large number"""
     x = s.pick(DType.FLOAT, ranks=(3,), bound=10.0, where=lambda v: all(isinstance(d, int) for d in s.shape(v)[1:]))
     length, width = s.size(x, 1), s.size(x, 2)
     if width % 2:
@@ -94,9 +94,9 @@ def masked(s: Sketch) -> None:
 
 
 def _closed(s: Sketch, x: Value, length: int, all_keys: bool) -> Value:
-    """bool, True where a key is shut out: constant [1,1,S,S] or [1,1,1,S], or computed [N,1,1,S] as padding is.
+    """bool, True where a key is masked: constant [1,1,S,S] or [1,1,1,S], or computed [N,1,1,S] like padding.
 
-    all_keys: constant masks may have rows that are wholly True; computed ones may in any case.
+    all_keys: constant masks may have rows that are True throughout; computed masks always may.
     """
     if s.facts[x].steady and s.chance(0.4):
         first = s.node("Slice", x, s.ints(0), s.ints(1), s.ints(2))

@@ -1,4 +1,4 @@
-"""Constants that are infinite, or hold an infinite element: limits that limit nothing, masks, weights."""
+"""Constants with infinite elements: limits without effect, masks, weights."""
 
 from __future__ import annotations
 
@@ -72,9 +72,9 @@ def _infinite(s: Sketch, shape: tuple[int, ...], dtype: DType) -> Value:
 
 
 def _bounded(s: Sketch, y: Value, no_number: bool = True) -> None:
-    """Bring `y`, which may be infinite, between -1 and 1; or leave it as a result, which no other block reads.
+    """Map `y`, which may be infinite, into -1 to 1; or leave it as a result that no other block reads.
 
-    no_number: it may be NaN, too, which is replaced first: ONNX does not say what Clip or Max make of one.
+    no_number: `y` may also be NaN, which is replaced first: ONNX does not define Clip and Max of NaN.
     """
     if s.chance(0.5):
         return

@@ -21,7 +21,7 @@ def conv(s: Sketch) -> None:
 
 
 def scaled_input(s: Sketch) -> None:
-    """Conv of W (a x + c), a picture's usual scaling of all channels or of each, with and without padding"""
+    """Conv of a x + c, the usual scaling of an image, by channel or as a whole, with and without padding"""
     x = s.pick(DType.FLOAT, ranks=(4,), bound=50.0, where=lambda v: _fits_window(s, v))
     channels = s.size(x, 1)
     one, other = (s.weight(s.choose(((1,), (channels, 1, 1))), low=0.5, high=2.0) for _ in range(2))
@@ -58,7 +58,7 @@ def convolve(s: Sketch, x: Value) -> Value:
 
 
 def after_linear(s: Sketch, y: Value) -> Value:
-    """BatchNormalization, a constant operand or an activation: all of them fold into a linear operator."""
+    """BatchNormalization, a constant operand or an activation, each of which folds into a linear operator."""
     kind = s.choose(("norm", "Mul", "Add", "Relu", "Sub", "Div", "Clip"))
     if kind == "norm":
         return batch_norm(s, y)
@@ -72,7 +72,7 @@ def after_linear(s: Sketch, y: Value) -> Value:
 
 
 def batch_norm(s: Sketch, x: Value) -> Value:
-    """BatchNormalization of f32[N,C,…] with statistics that are not trivial."""
+    """BatchNormalization of f32[N,C,…] with nontrivial statistics."""
     channels, dtype = s.size(x, 1), s.dtype(x)
     if dtype not in WIDE:
         raise Declined("not in single or double precision")

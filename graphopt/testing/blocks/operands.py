@@ -1,4 +1,4 @@
-"""Attributes, and operands beside the data, of operators that not any constant fits."""
+"""Attributes and secondary operands of operators that do not accept arbitrary constants."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ RANKS: dict[str, tuple[int, ...]] = {
     "InstanceNormalization": (3, 4), "BatchNormalization": (4, 2, 3), "Gemm": (2,), "MatMul": (2, 3),
     "LayerNormalization": (2, 3), "RMSNormalization": (2, 3), "DepthToSpace": (4,), "SpaceToDepth": (4,),
 }  # fmt: skip
-"""Ranks that an operator takes."""
+"""Ranks that an operator accepts."""
 
 SINGLE = frozenset((
     "Erf", "Mish", "HardSwish", "Softsign", "Softplus", "Celu", "ThresholdedRelu", "Selu", "LeakyRelu", "HardSigmoid",
@@ -25,13 +25,13 @@ SINGLE = frozenset((
     "DynamicQuantizeLinear", "com.microsoft::DynamicQuantizeMatMul",
     "com.microsoft::Gelu", "com.microsoft::FastGelu", "com.microsoft::QuickGelu",
 ))  # fmt: skip
-"""Operators that onnxruntime computes in single precision only."""
+"""Operators that onnxruntime implements in single precision only."""
 
 PRODUCTS_OF_CODES = {
     "com.microsoft::MatMulIntegerToFloat": frozenset((2, 3, 4, 5)),
     "com.microsoft::DynamicQuantizeMatMul": frozenset((2,)),
 }  # fmt: skip
-"""Operands that onnxruntime's products need, or are seldom without, though a pattern may leave them out."""
+"""Operand slots that onnxruntime's integer products require or usually have, though a pattern may omit them."""
 
 ON_CODES = frozenset(("MatMulInteger", "com.microsoft::MatMulIntegerToFloat"))
 """Operators whose data are quantized codes."""
@@ -41,7 +41,7 @@ Slots = Sequence[Value | None]
 
 
 def default_attrs(s: Sketch, op: str, x: Value) -> Attrs:
-    """Attributes that the operator must have, or whose defaults exercise little of it."""
+    """Attributes that the operator requires, or whose defaults exercise little of it."""
     make = _ATTRS.get(op) or (_reduction if op.startswith("Reduce") else None)
     return {} if make is None else make(s, x)
 

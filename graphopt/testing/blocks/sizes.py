@@ -24,7 +24,7 @@ def size_of(s: Sketch, x: Value, axis: int) -> Value:
 
 
 def sizes_vector(s: Sketch, x: Value, sizes: Sequence[Dim]) -> Value:
-    """The sizes as a computed vector: numbers as constants or read off x, symbols read off x, perhaps one -1."""
+    """The sizes as a computed vector: numbers as constants or off x's shape, symbols off x's shape, perhaps one -1."""
     before, parts = s.shape(x), []
     left = s.integer(0, len(sizes) - 1) if sizes and s.chance(0.5) else -1
     for i, d in enumerate(sizes):

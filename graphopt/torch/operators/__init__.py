@@ -1,6 +1,6 @@
 """The operators that torch runs, a file a family: functions of (call, *operands), None for a missing operand.
 
-They are those of opset 18 and later, as `graphopt.gradient.prepare` writes models; composites are expanded before.
+Operators of opset 18 and later, as `graphopt.gradient.prepare` writes models; composites are expanded before.
 """
 
 from __future__ import annotations
@@ -27,6 +27,6 @@ OPERATORS: dict[str, Callable[..., Any]] = {
     **indexing.OPERATORS, **layers.OPERATORS, **resizing.OPERATORS, **recurrent.OPERATORS, **quantized.OPERATORS,
     **control.OPERATORS, **fourier.OPERATORS,
 }  # fmt: skip
-"""The function of each operator: the one table that says what is supported."""
+"""The function of each operator: the only table of supported operators."""
 
 __all__ = ["OPERATORS"]

@@ -21,7 +21,7 @@ def cast(call: Any, x: Any) -> Any:
 
 
 def is_inf(call: Any, x: Any) -> Any:
-    """Infinite elements of the signs that are asked for."""
+    """Whether elements are infinite, of the requested signs."""
     found = torch.zeros_like(x, dtype=torch.bool)
     if call.attr("detect_positive", 1):
         found = found | torch.isposinf(x)
@@ -43,7 +43,7 @@ def shrink(call: Any, x: Any) -> Any:
 
 
 def _negative_part(x: Any) -> Any:
-    """e^min(x, 0) − 1: without the limit, a large x has no finite gradient even where the branch is not taken"""
+    """e^min(x, 0) − 1: without the minimum, a large x gives a non-finite gradient even where the branch is not taken"""
     return torch.expm1(torch.clamp(x, max=0))
 
 

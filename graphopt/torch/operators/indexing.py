@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 
 _REDUCED = {"add": "sum", "mul": "prod", "max": "amax", "min": "amin"}
-"""What torch calls the reductions of Scatter."""
+"""Torch's names for the reductions of Scatter."""
 
 
 def _counted(indices: Any, size: int) -> Any:

@@ -65,13 +65,13 @@ def conv_transpose(call: Any, x: Any, w: Any, b: Any = None) -> Any:
 
 
 def _extended(call: Any, x: Any, kernel: Sequence[int]) -> tuple[list[int], list[int], list[int], list[int]]:
-    """Strides, dilations, pads, and what `ceil_mode` adds at each end so that all windows are whole."""
+    """Strides, dilations, pads, and the padding that `ceil_mode` adds at each end to complete the last windows."""
     strides, dilations, pads = _window(call, x, kernel)
     n, more = len(kernel), []
     for i, (size, k) in enumerate(zip(x.shape[2:], kernel)):
         room = size + pads[i] + pads[n + i] - dilations[i] * (k - 1) - 1
         windows = -(-room // strides[i]) if call.attr("ceil_mode", 0) else room // strides[i]
-        if windows * strides[i] >= size + pads[i]:  # a window that starts behind the operand is left out
+        if windows * strides[i] >= size + pads[i]:  # a window that starts beyond the operand is dropped
             windows -= 1
         more.append(max(0, windows * strides[i] - room))
     return strides, dilations, pads, more

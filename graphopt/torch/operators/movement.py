@@ -1,4 +1,4 @@
-"""Operators that move elements, and those that make tensors of shapes."""
+"""Operators that move elements, and operators that create tensors from shapes."""
 
 from __future__ import annotations
 

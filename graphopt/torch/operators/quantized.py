@@ -1,4 +1,4 @@
-"""Quantization, with gradients straight through: where x needs a gradient, codes are floats that hold integers."""
+"""Quantization with straight-through gradients: where x needs a gradient, codes are integers stored as floats."""
 
 from __future__ import annotations
 

@@ -55,7 +55,7 @@ def _run(call: Any, defaults: list[str], cell: Cell, x: Any, w: Any, r: Any, b: 
         rows: list[Any] = [None] * steps
         bias = None if b is None else b[d]
         peep = None if extra is None else extra[d]
-        given = F.linear(x, w[d])  # of all steps at once
+        given = F.linear(x, w[d])  # x Wᵀ + b of all steps at once
         bound = (lambda t: t) if clip is None else (lambda t: torch.clamp(t, -clip, clip))
         for t in range(steps):
             at = steps - 1 - t if backwards else t

@@ -39,7 +39,7 @@ def _extremum(name: str) -> Callable[[Any, list[int], bool], Any]:
 
 
 def _along(name: str) -> Callable[..., Any]:
-    """The place of the first, or last, extremum."""
+    """The index of the first, or last, extremum."""
 
     def place(call: Any, x: Any) -> Any:
         axis = int(call.attr("axis", 0))
@@ -53,7 +53,7 @@ def _along(name: str) -> Callable[..., Any]:
 
 
 def cumulative(function: Callable[[Any, int], Any], first: int) -> Callable[..., Any]:
-    """The sum or product of all elements up to each, itself not counted where `exclusive`."""
+    """The running sum or product, excluding the current element where `exclusive`."""
 
     def up_to(call: Any, x: Any, axis: Any) -> Any:
         over = int(axis)

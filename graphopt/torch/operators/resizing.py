@@ -40,7 +40,7 @@ def resize(call: Any, x: Any, roi: Any = None, scales: Any = None, sizes: Any = 
 
 
 def _cropped(call: Any, x: Any, axis: int, count: int, scale: float, start: float, end: float) -> Any:
-    """One axis read from start to end, as shares of it; what lies beside it is `extrapolation_value`."""
+    """One axis read from start to end, as shares of its length; elements outside are `extrapolation_value`."""
     size = x.shape[axis]
     last = size - 1
     if count > 1:

@@ -2,9 +2,9 @@
 
 Repeated heads of grouped queries (Ainslie et al. 2023) fold in: the operator reads each head of the cache once.
 
-onnxruntime's GroupQueryAttention would take in the rotary embedding and the Split before it, three nodes a layer. It is
-not equal: on the CPU it turns every row of a first prompt by the first position alone, and refuses several rows of a
-batch behind a cache.
+onnxruntime's GroupQueryAttention would also absorb the rotary embedding and the Split before it, three nodes a layer.
+Its results differ: on the CPU it rotates every row of a first prompt by the first position alone, and it refuses
+several batch rows after a cache.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ Caches = tuple[tuple[Node, Value], ...]
 
 
 def with_cache(build: Builder, core: Attention, masks: Masks) -> tuple[Node, Value, Caches]:
-    """The node whose result is replaced, the value that replaces it, and the caches with theirs. From opset 23 on."""
+    """The replaced node, the value that replaces its result, and the caches with theirs. From opset 23 on."""
     k = straight_keys(build, core.k)
     if build.nodes:
         raise Declined("the keys are transposed anew")
@@ -118,7 +118,7 @@ def _check_heads(q: Value, k: Value, v: Value, *pasts: Value | None) -> None:
 def mask_of_operator(
     build: Builder, core: Attention, masks: Masks, length: Dim
 ) -> tuple[Value | None, Value | None]:  # fmt: skip
-    """The mask of the operator, and which rows have an allowed element where others have to become zeros."""
+    """The operator's mask; and, where fully masked rows must become zeros, which rows have an allowed element."""
     if core.bias is None:
         return None, None
     with_shape_of_scores(core.bias, (*dims_of(core.q)[:3], length))

@@ -1,4 +1,4 @@
-"""Recognise attention (Vaswani et al. 2017) around a Softmax, softmax(scale q kT + bias) v, in exporters' spellings."""
+"""Match attention (Vaswani et al. 2017) around a Softmax, softmax(scale q kT + bias) v, in the forms of exporters."""
 
 from __future__ import annotations
 
@@ -136,7 +136,7 @@ def _without_scale(value: Value) -> tuple[Value, float]:
 
 
 def _is_bounded(bias: Value | None) -> bool:
-    """Every element is finite, as those of a choice between finite numbers: no row of finite scores becomes NaN."""
+    """Whether every element is finite, as with Where between finite numbers: no row of finite scores becomes NaN."""
     for _ in range(4):
         if bias is None:
             return True

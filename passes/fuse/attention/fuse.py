@@ -31,7 +31,7 @@ from .masks import Masks, keeps_scores, with_shape_of_scores
 from .packed import read_packed
 
 _CORES = ("Softmax", "Attention")
-"""The operators at which attention is looked for: its own of ONNX may lack the cache."""
+"""The operators from which matching starts: ONNX's own Attention may lack the cache."""
 
 
 @graph_pass("fuse-attention")
@@ -77,14 +77,14 @@ def _fuse(core: Node, kept: dict[Graph, Masks], context: Context) -> int:
 
 
 def _return(graph: Graph, cache: Node, present: Value) -> None:
-    """Return `present`, an output of the operator, from the graph in place of the result of the Concat."""
+    """Make `present`, an output of the operator, the graph's output in place of the Concat's result."""
     for node, slot in cache.output.uses:
         if node.op == RETURN and node.graph is not None:
             node.graph.set_input(node, slot, present)
 
 
 def _between(core: Node, last: Node) -> list[Node]:
-    """The nodes from the Softmax to `last`; those before it give their names to the operands."""
+    """The nodes from the Softmax to `last`; nodes before the Softmax name the operands instead."""
     nodes, node = [core], core
     while node is not last and len(nodes) < 8:
         node = node.output.users[-1]
@@ -93,7 +93,7 @@ def _between(core: Node, last: Node) -> list[Node]:
 
 
 def _build(build: Builder, core: Attention, for_onnxruntime: bool, masks: Masks) -> tuple[Node, Value, Caches]:
-    """The node whose result is replaced, the value that replaces it, and the caches with theirs."""
+    """The replaced node, the value that replaces its result, and the caches with theirs."""
     if _dtype(core.q) is not DType.FLOAT:
         if build.opset < 23:
             raise Declined("onnxruntime's own operator is measured in single precision only")
@@ -119,7 +119,7 @@ def _four_axes(build: Builder, core: Attention, masks: Masks) -> tuple[Node, Val
     whole = [dims_of(x) for x in (q, k, v)]
     if any(len(shape) != 4 or None in shape for shape in whole):
         raise Declined("the shapes are not known")
-    if whole[0][:2] != whole[1][:2] or whole[1][:2] != whole[2][:2]:  # there are as many keys as the product wants
+    if whole[0][:2] != whole[1][:2] or whole[1][:2] != whole[2][:2]:  # the number of keys must match the product's
         raise Declined("queries, keys and values may be broadcast")
     fewer, few = repeated_heads(k), repeated_heads(v)
     if fewer is not None and few is not None and dims_of(fewer)[:2] == dims_of(few)[:2]:

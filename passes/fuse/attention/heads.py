@@ -1,4 +1,4 @@
-"""Heads of attention: the ways in which exporters split the last axis into heads, and join them again."""
+"""Heads of attention: exporters' forms of splitting the last axis into heads, and of joining them."""
 
 from __future__ import annotations
 

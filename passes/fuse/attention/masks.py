@@ -1,4 +1,4 @@
-"""Masks that may leave a row nothing to attend to, in a form for which onnxruntime's attention gives equal results."""
+"""Masks with possibly empty rows, in a form for which onnxruntime's attention gives equal results."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ from .core import dims_of
 _LOWEST = np.finfo(np.float32).min
 _ABOVE_LOWEST = np.nextafter(_LOWEST, np.float32(0))
 _AS_SCORES = 8.0
-"""Scores reach this size as well: a bias within it rounds their sum in half precision no more than they do."""
+"""A typical magnitude of scores: a bias within it adds no more rounding to their half-precision sum than scores do."""
 
 
 class Masks:
-    """Biases with which the kernel agrees, for the masks and biases of one graph, one for each: layers share theirs."""
+    """Biases for which the kernel's results are equal, one for each mask or bias of a graph, shared by layers."""
 
     def __init__(self, graph: Graph, context: Context) -> None:
         self.graph, self.context = graph, context
@@ -61,7 +61,7 @@ class Masks:
         return self._known[bias][0]
 
     def forget(self) -> None:
-        """Drop the biases built since the last insertion."""
+        """Discard the biases built since the last insertion."""
         self._new.clear()
 
     def insert(self) -> None:
@@ -81,7 +81,7 @@ class Masks:
 
 @lru_cache(maxsize=1)
 def empty_rows_are_zeros() -> bool:
-    """Attention of the installed onnxruntime gives zeros for a row of a mask of truth values that allows nothing."""
+    """Whether the installed onnxruntime's Attention gives zeros for an all-False row of a boolean mask."""
     import onnx
 
     heads = onnx.helper.make_tensor_type_proto(onnx.TensorProto.FLOAT, (1, 1, 1, 2))
@@ -112,7 +112,7 @@ def _constant_ends(node: Node) -> list[Array]:
 
 
 def _may_be_lowest(bias: Value) -> bool:
-    """A row of the bias may hold the lowest number throughout."""
+    """Whether a row of the bias may consist of the lowest number throughout."""
     node = bias.producer
     if node is not None and node.op == "Where":
         kept = [value for value in node.inputs[1:] if value is not None]
@@ -121,9 +121,9 @@ def _may_be_lowest(bias: Value) -> bool:
 
 
 def keeps_scores(bias: Value | None) -> bool:
-    """Each row has an element that leaves the scores as they are in half precision, too.
+    """Whether each row has an element that preserves the scores in half precision, too.
 
-    A row of -3e4 or of the lowest number throughout rounds them to steps, which the kernel does in single precision.
+    A row of -3e4 or of the lowest number throughout rounds scores to coarse steps; the kernel adds in single precision.
     """
     if bias is None:
         return True

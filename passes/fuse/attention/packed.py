@@ -1,4 +1,4 @@
-"""Queries, keys and values of one product, split by an axis of their own: as timm and paddle write vision transformers.
+"""Queries, keys and values of one product, split along a separate axis, as in vision transformers of timm and paddle.
 
 y f32[B,S,3 H D] becomes [B,S,3,H,D], is permuted to [3,B,H,S,D], and each third is picked.
 """

@@ -25,6 +25,6 @@ RULES = (
     transpose_into_first_factor, bias_into_gelu, bias_into_fast_gelu, keep_sums_apart, keep_sum_apart,
     scale_integer_product, scale_integer_product_by_constant, bias_into_integer_product, quantize_in_product,
 )  # fmt: skip
-"""In this order at each node."""
+"""The rules, tried in this order at each node."""
 
 fuse_for_onnxruntime = rule_pass("fuse-for-onnxruntime", *not_slower(RULES), doc=__doc__)

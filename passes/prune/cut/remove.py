@@ -24,13 +24,13 @@ from ....analysis.channels import (
 from ....ir import Constant, DType, Model, Node, TensorType, Value
 
 Kept = np.ndarray[Any, np.dtype[np.bool_]]
-"""For each class whether it is kept, bool[ChannelFacts.count]."""
+"""Whether each class is kept, bool[ChannelFacts.count]."""
 
 
 def unshare(model: Model) -> int:
-    """Give every use of a shared vector its own: equal biases of two layers must not couple their channels.
+    """Copy shared vectors for every use: equal biases of two layers must not couple their channels.
 
-    Edits in place; returns how many constants were copied. Matrices stay shared: tied weights are meant to be.
+    Edits in place; returns how many constants were copied. Matrices stay shared, since tied weights are intended.
     """
     copied = 0
     for graph in model.graph.graphs():
@@ -48,7 +48,7 @@ def unshare(model: Model) -> int:
 def remove(facts: ChannelFacts, kept: Kept) -> None:
     """Remove every class that is not kept from the model of `facts`, in place.
 
-    Equal numbers must be kept in the parts of every partition.
+    Every partition must keep equal numbers in all its parts.
     """
     grouped = {layer.weight: layer for layer in facts.layers if layer.kind == "grouped"}
     for value, axes in facts.axes.items():
@@ -206,7 +206,7 @@ def _select(selection: InputSelection, kept: Kept) -> None:
 
 
 def _scale(reduction: GrowingReduction, kept: Kept) -> None:
-    """Estimate a sum over all values from the kept ones: times the number of values for each kept one."""
+    """Scale a sum over kept values to estimate the sum over all: times all / kept."""
     flags = kept[reduction.elements]
     if flags.all():
         return

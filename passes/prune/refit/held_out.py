@@ -1,4 +1,4 @@
-"""Error of a model's results against the original's, on samples that no layer was refitted on."""
+"""Error of a model's results against the original's, on samples excluded from refits."""
 
 from __future__ import annotations
 
@@ -11,17 +11,17 @@ from ....ir import Array, Model, Node, Value
 from ....measure import ort_session
 
 _LEAST = 3
-"""Samples below which none are held out: a majority of fewer is chance. Reasoned, not tuned."""
+"""The fewest held-out samples: a majority of fewer is chance. Reasoned, not tuned."""
 _FEW = 40
 """Samples below which every fourth is held out, else every tenth: a choice between data to refit on and to judge by.
 `python -m tests.bench.prune_fashion` shows the accuracy of refits."""
 
 
 class HeldOutError:
-    """Compares models by their float results on some of the samples, whose numbers are `samples`.
+    """Compares models by their float results on the samples of indices `samples`.
 
-    Every fourth of a few samples, every tenth of many, or as many as are asked for by `step`; none where that would be
-    fewer than three.
+    These are every fourth of a few samples, every tenth of many, or every `step`-th; none where fewer than three would
+    result.
     """
 
     def __init__(self, original: Model, feeds: Iterable[Feeds], step: int | None = None) -> None:
@@ -37,7 +37,7 @@ class HeldOutError:
         return np.array([_distance(a, b) for a, b in zip(self.expected, self._results(model))])
 
     def why_worse(self, before: Array, after: Array) -> str:
-        """Why `after` is worse than `before`, on average and on most samples; "" where it is not."""
+        """Why `after` is worse than `before`, both on average and on most samples; "" where it is not."""
         if not self.feeds or after.mean() <= before.mean() or 2 * (after > before).sum() <= len(before):
             return ""
         return (

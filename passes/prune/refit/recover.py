@@ -37,14 +37,14 @@ from ..options import RIDGE
 from .held_out import HeldOutError, inputs_of, restore
 
 _ENOUGH = 4
-"""Rows a weight of an output, below which a refit may overfit and samples are held out to judge it. A choice, made when
-refits took minilm-int8 on twelve random texts from 0.18 to 0.24 of the results' energy away from the original's."""
+"""Rows per weight of an output below which a refit may overfit, so that samples are held out to judge it. A choice,
+made when refits of minilm-int8 on twelve random texts raised the error from 0.18 to 0.24 of the results' energy."""
 _ROWS_PER_UNKNOWN, _MOST_ROWS, _LEAST_ROWS = 6, 40_000, 4_000
-"""Rows that a layer is refitted on: some for each weight of an output, within bounds, a choice between overfitting and
-time. `python -m tests.bench.prune_fashion` shows the accuracy, `tests.bench.prune_speed time` the seconds."""
+"""Rows for refitting a layer: per weight of an output, at most and at least; a choice between overfitting and time.
+`python -m tests.bench.prune_fashion` shows the accuracy, `tests.bench.prune_speed time` the seconds."""
 _ROUGH_ROWS = 2
-"""Rows for each weight on made-up inputs, whose moments are not the data's whatever their number: as many as keep the
-equations regular."""
+"""Rows per weight on made-up inputs, whose moments differ from the data's anyway: enough to keep the equations
+regular."""
 _NORM_SCALE = 2.0
 """The largest factor, and its inverse, on the scale of a BatchNormalization: more would amplify noise. Reasoned, not
 tuned: folding leaves few BatchNormalizations to refit."""
@@ -72,7 +72,7 @@ class Unfitted:
 
 @dataclass(frozen=True, slots=True)
 class Recovery:
-    """The refitted layers, in order, those that were not, and why all refits were undone, "" where they were not."""
+    """The refitted layers, in order, the layers not refitted, and why all refits were undone, "" where kept."""
 
     refits: tuple[Refit, ...] = ()
     unfitted: tuple[Unfitted, ...] = ()
@@ -81,8 +81,7 @@ class Recovery:
 
 @dataclass(slots=True, eq=False)
 class _Target:
-    """A layer to refit, the original node, its remaining outputs, and their shapes and values at some positions of each
-    sample."""
+    """A layer to refit: the original node, its remaining outputs, and their shapes and values at sampled positions."""
 
     layer: WeightedLayer
     original: Node
@@ -97,13 +96,13 @@ def recover(
     kept: Array, *, ridge: float = RIDGE, seed: int = 0, is_rough: bool = False,
     alive: dict[Node, Array] | None = None, held_out: HeldOutError | None = None,
 ) -> Recovery:  # fmt: skip
-    """Refit the layers of `pruned`, in place. `facts` and `kept` say which channels were removed from it; `originals`
-    maps its nodes to the original's; `feeds` are read several times. alive: for each node which of the original's
-    channels earlier steps left it, brought up to date.
+    """Refit the layers of `pruned`, in place. `facts` and `kept`: the channels and those kept; `originals` maps its
+    nodes to the original's; `feeds` are read several times. alive: for each node the original's channels left by
+    earlier steps; updated.
 
     Where a layer has few rows for its inputs, some samples are held out: if results on them are worse than without
-    refits, all refits are undone; `held_out` are others to hold out, in any case. is_rough: the feeds are made up,
-    which fewer rows and one ridge do for.
+    refits, all refits are undone; `held_out`: other samples to hold out in any case. is_rough: the feeds are made up,
+    for which fewer rows and one ridge suffice.
     """
     alive = {} if alive is None else alive
     _survive(pruned, facts, kept, alive)
@@ -136,7 +135,7 @@ def _is_scarce(target: _Target) -> bool:
 
 
 def _survive(pruned: Model, facts: ChannelFacts, kept: Array, alive: dict[Node, Array]) -> None:
-    """Which of the original's channels the outputs of each layer still are, after this step and those before it."""
+    """Update, for each layer, which of the original's channels its outputs still are after this step."""
     classes = {layer.node: layer.outputs for layer in facts.layers if layer.outputs is not None}
     for node in pruned.graph:
         found = facts.axes[node.output][1] if node.op == "BatchNormalization" and node.output in facts.axes else None
@@ -251,7 +250,7 @@ def _refit(target: _Target, frontier: Frontier, ridge: float, held_out: frozense
         return Refit(node, before, before)
     tensor, shift = weight_tensor(layer, fitted[0], weight.shape), fitted[1]
     quantized = None if layer.weight.constant is not None else quantized_weight(layer)
-    if quantized is not None:  # rounding may cost more than the refit gains
+    if quantized is not None:  # rounding to codes may lose more than the refit gains
         tensor = dequantize(quantized, *round_to_codes(quantized, tensor))
     after = equations.error(weight_matrix(layer, tensor), shift)
     if after >= before:
@@ -264,7 +263,7 @@ def _refit(target: _Target, frontier: Frontier, ridge: float, held_out: frozense
 
 
 def _holdout_rows(sample: int, rows: int, samples: int) -> Array:
-    """bool[rows]: those held out of a fit, all of every fifth sample, or every fifth row where samples are few."""
+    """bool[rows]: the rows held out of a fit, all of every fifth sample, or every fifth row where samples are few."""
     if samples >= _MANY_SAMPLES:
         return np.full(rows, sample % _FOLDS == _FOLDS - 1)
     return np.equal(np.arange(rows) % _FOLDS, _FOLDS - 1)

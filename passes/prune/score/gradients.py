@@ -1,4 +1,4 @@
-"""Importance of channels from backward passes: what the removal of each does to the model's results, to first order."""
+"""Importance of channels from backward passes: the effect of removal on the model's results, to first order."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from ....ir import Array, Constant, Model, Node, TensorType, Value, clone_model
 from .measured import add_assumed
 
 SAMPLES = 64
-"""Samples that are differentiated: a budget of time, as each costs a run and a backward pass for "taylor", two for
+"""The most samples to differentiate: a budget of time, as each costs a run and a backward pass for "taylor", two for
 "fisher". `python -m tests.bench.prune_fashion` shows the accuracy."""
 
 
@@ -57,7 +57,7 @@ def gradient_scores(model: Model, facts: ChannelFacts, importance: str, feeds: I
 
 
 def _add_gate(node: Node, slot: int, channels: int, behind: int, number: int) -> str | None:
-    """Multiply an operand by ones f[channels, 1, …] with `behind` axes behind; the name of these, None for codes."""
+    """Multiply an operand by ones f[channels, 1, …] with `behind` trailing axes; returns their name, None for codes."""
     value, graph = node.inputs[slot], node.graph
     if value is None or graph is None or not isinstance(value.type, TensorType) or not value.type.dtype.is_float:
         return None
@@ -73,7 +73,7 @@ def _add_gate(node: Node, slot: int, channels: int, behind: int, number: int) ->
 def _squared_slopes(
     gated: Model, gates: dict[str, Array], importance: str, feeds: Iterable[Feeds], seed: int, count: int
 ) -> Array:
-    """E (∂⟨s, y⟩/∂m)² by class, relative to the results; a class that several layers read has one gate in all."""
+    """E (∂⟨s, y⟩/∂m)² by class, relative to the results; a class read by several layers has one joint gate."""
     taylor = importance == "taylor"
     draws = 1 if taylor else DRAWS
     total, energy, passes = np.zeros(count), 0.0, 0

@@ -37,7 +37,7 @@ def weight_scores(
 
 
 def _add_selections(facts: ChannelFacts, scores: Array) -> None:
-    """Inputs that a layer may select have no maker in their group: they score the weights of that layer."""
+    """Score the inputs that a layer may select by that layer's weights: no layer of their group produces them."""
     selecting = {selection.node for selection in facts.selections}
     for layer in facts.layers:
         weight = floats_of(layer) if layer.node in selecting and layer.inputs is not None else None
@@ -74,7 +74,7 @@ def _scale_of(layer: WeightedLayer, scales: dict[str, Array]) -> Array | None:
 
 
 def norm_scales(model: Model) -> dict[str, Array]:
-    """The scale of every BatchNormalization by the node's name, which is all that folding it away leaves of it."""
+    """The scale of every BatchNormalization by node name: folding keeps only the names."""
     scales = {}
     for node in model.graph.walk():
         constant = node.constant(1) if node.op == "BatchNormalization" else None

@@ -16,10 +16,10 @@ from ....errors import Declined
 from ....ir import Array, Model, Value
 
 BUDGET = 1 << 29
-"""Bytes of sums held at once; where more are needed, the data are read again."""
+"""Bytes of sums held at once; if more are needed, the data are read several times."""
 _MOST_ROWS, _LEAST_ROWS, _ROWS_PER_INPUT = 20_000, 4_000, 4
-"""Rows of a layer that are summed: some for each of its inputs, within bounds, a choice between noise and time.
-`python -m tests.bench.prune_fashion` shows the accuracy, `tests.bench.prune_speed time` the seconds."""
+"""Rows summed per layer: at most, at least, and per input; a choice between noise and time. `python -m
+tests.bench.prune_fashion` shows the accuracy, `tests.bench.prune_speed time` the seconds."""
 _DAMPING = 1e-2
 """Added to the diagonal of a Hessian, as a share of its mean, before inversion: as in GPTQ (Frantar et al.
 2022). `python -m tests.bench.prune_fashion` shows the accuracy."""
@@ -32,8 +32,8 @@ def measured_scores(model: Model, facts: ChannelFacts, importance: str, feeds: I
     removed, as a share of the energy of the layer's output. "hessian": the same after the layer has been refitted, the
     optimal brain surgeon of Hassibi and Stork 1993 for blocks of weights.
 
-    Where no rows of a layer can be taken, inputs of equal energy are assumed; a channel that two activations are
-    multiplied over scores the energy of both.
+    Where a layer's rows cannot be sampled, inputs of equal energy are assumed; a channel that a product of two
+    activations sums over scores the energy of both.
     """
     scores = np.zeros(facts.count)
     readers = [r for r in facts.layers if r.inputs is not None and r.kind != "depthwise"]
@@ -50,7 +50,7 @@ def measured_scores(model: Model, facts: ChannelFacts, importance: str, feeds: I
 
 
 def _is_measurable(layer: WeightedLayer) -> bool:
-    """Rows of its inputs can be taken, and its weight is known."""
+    """Whether the layer's rows can be sampled, and its weight is known."""
     try:
         check_readable(layer)
     except Declined:
@@ -59,7 +59,7 @@ def _is_measurable(layer: WeightedLayer) -> bool:
 
 
 def add_assumed(layer: WeightedLayer, scores: Array) -> None:
-    """The energy of a channel's weights as a share of the layer's; equal shares where the weights are unknown."""
+    """Add the energy of a channel's weights as a share of the layer's; equal shares where weights are unknown."""
     assert layer.inputs is not None
     weight = floats_of(layer)
     if weight is None or layer.in_axis is None or layer.kind == "grouped":
@@ -70,7 +70,7 @@ def add_assumed(layer: WeightedLayer, scores: Array) -> None:
 
 
 def _add_products(model: Model, products: list[ActivationProduct], feeds: Iterable[Feeds], scores: Array) -> None:
-    """Channel c of a product of two computed values carries E[a_c²] E[b_c²] of their sum over channels."""
+    """Add for channel c of a product of two computed values its share E[a_c²] E[b_c²] of the sum over channels."""
     if not products:
         return
     sides = [side for product in products for side in _sides(product)]

@@ -1,1 +1,1 @@
-"""Selection: how many channels each group keeps, and which."""
+"""Selection: the number of channels that each group keeps, and which ones."""

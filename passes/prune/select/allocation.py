@@ -1,4 +1,4 @@
-"""How many channels each group loses: the same share of each, or those with the lowest scores anywhere."""
+"""Allocation of removed channels to groups: the same share of each, or the lowest scores across groups."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ from .widths import Widths
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Allocation:
-    """How many classes a group keeps, and the reason where it lost fewer than its share, else "". asked: the number by
-    which they were chosen; more are kept where parts of layers must stay equal."""
+    """The number of classes a group keeps, and the reason where it lost fewer than its share, else "". asked: the
+    requested number; more are kept where parts of layers must stay equal."""
 
     group: ChannelGroup
     kept: int
@@ -27,7 +27,7 @@ class Allocation:
 
 @dataclass(slots=True, eq=False)
 class _Choice:
-    """The classes of a group that stay, None where no choice is valid; `target`: how many were asked for."""
+    """The kept classes of a group, None where no choice is valid; `target`: the requested number."""
 
     group: ChannelGroup
     target: float
@@ -46,7 +46,7 @@ class _Choice:
 
     @property
     def excess(self) -> float:
-        """Channels that were removed beyond those asked for."""
+        """Channels removed beyond the requested number."""
         return (self.target - self.kept) * positions_per_class(self.group)
 
 
@@ -54,12 +54,12 @@ def allocate(
     facts: ChannelFacts, scores: Array, options: Prune, ratio: float, costs: Array | None = None,
     widths: Widths | None = None,
 ) -> tuple[Array, list[Allocation]]:  # fmt: skip
-    """bool[classes] of the kept ones when `ratio` of the channels is removed, and how many each group keeps.
+    """bool[classes], True for kept classes when `ratio` of the channels is removed, and each group's allocation.
 
-    costs: of each class; the ratio is then one of costs, and channels go by their loss for the cost that they save.
-    widths: those of which ratios are shares, and of which earlier steps have removed some; by default those of now.
+    costs: of each class; the ratio is then of costs, and channels are ranked by loss per cost saved. widths: the widths
+    before any step, of which ratios are shares; by default the present ones.
 
-    Not more than `options.round_to` channels beyond the ratio go, all groups together.
+    At most `options.round_to` channels beyond the ratio are removed, in all groups together.
     """
     kept = np.ones(facts.count, bool)
     allocations: list[Allocation] = []
@@ -89,7 +89,7 @@ def allocate(
 
 
 def _give_back(choices: list[_Choice], scores: Array, round_to: int) -> None:
-    """Keep more where rounding to whole heads, or equal parts, took most, until one step beyond the ratio is left."""
+    """Keep more classes where rounding to whole heads or equal parts removed most, until the excess is one step."""
     while choices and sum(choice.excess for choice in choices) > round_to:
         most = max(choices, key=lambda choice: choice.excess)
         before = most.kept
@@ -100,7 +100,7 @@ def _give_back(choices: list[_Choice], scores: Array, round_to: int) -> None:
 def _targets(
     facts: ChannelFacts, scores: Array, options: Prune, ratio: float, costs: Array | None, widths: Widths
 ) -> list[tuple[ChannelGroup, float | Declined]]:
-    """For each group how many classes to keep, before rounding to a width."""
+    """For each group the number of classes to keep, before rounding to a width."""
     targets: list[tuple[ChannelGroup, float | Declined]] = []
     competing: list[ChannelGroup] = []
     for group in facts.groups:
@@ -122,7 +122,7 @@ def _targets(
 
 
 def check_prunable(group: ChannelGroup, options: Prune) -> None:
-    """Declined where the options leave a group as it is."""
+    """Declined where the options exclude a group."""
     if any(name in options.ignored_layers for name in names_of(group)):
         raise Declined("to be ignored")
     if group.selections and not options.select:
@@ -132,7 +132,7 @@ def check_prunable(group: ChannelGroup, options: Prune) -> None:
 
 
 def asked_for(group: ChannelGroup, options: Prune) -> int | None:
-    """How many classes of a group are to stay by its name in `keep`; None without. OptionError for more than it has."""
+    """The number of classes of a group to keep by `keep`; None if not named there. OptionError for more than it has."""
     width = positions_per_class(group)
     for name in names_of(group):
         if name in options.keep:
@@ -145,7 +145,7 @@ def asked_for(group: ChannelGroup, options: Prune) -> int | None:
 
 
 def names_of(group: ChannelGroup) -> list[str]:
-    """The names by which options and reports may call a group: those of its makers, or of layers with selections."""
+    """The names of a group in options and reports: of the layers that produce it, or of layers with selections."""
     nodes = [*(layer.node for layer in group.makers), *(selection.node for selection in group.selections)]
     return [name for node in nodes for name in names_of_node(node)]
 
@@ -156,11 +156,11 @@ def names_of_node(node: Node) -> list[str]:
 
 
 def comparable_scores(group: ChannelGroup, scores: Array, options: Prune) -> Array:
-    """f64[group.size]: scores that compare across groups, else their ratios to the mean of the group."""
+    """f64[group.size]: the scores, if comparable across groups, else their ratios to the group's mean."""
     own: Array = scores[group.classes]
     if options.importance in MEASURED and options.global_ranking:
         return own
-    return own / max(float(own.mean()), 1e-30)  # sizes of weights, for one, compare within a layer only
+    return own / max(float(own.mean()), 1e-30)  # magnitudes of weights, for example, are comparable within a layer only
 
 
 def _global_targets(

@@ -1,4 +1,4 @@
-"""Widths that the caller chose for single groups, and the widths that were chosen, by the names of layers."""
+"""The caller's widths for single groups, and the resulting widths, by layer names."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from .selection import positions_per_class
 
 
 def keep_in_step(options: Prune, facts: ChannelFacts, step: int) -> Prune:
-    """The options of one step: `keep` holds one number for each name. A number alone is reached in equal parts."""
+    """The options of one step, with one number per name in `keep`. A single number is reached in equal parts."""
     if not options.keep:
         return options
     widths = {name: g.size * positions_per_class(g) for g in facts.groups for name in names_of(g)}
@@ -36,7 +36,7 @@ def check_keep(options: Prune, facts: ChannelFacts) -> None:
 
 
 def all_chosen(options: Prune, facts: ChannelFacts) -> bool:
-    """Every group that may lose channels is named in `keep`."""
+    """Whether `keep` names every group that may lose channels."""
     return bool(options.keep) and all(
         any(name in options.keep for name in names_of(group)) for group in facts.groups if _is_prunable(group, options)
     )
@@ -51,12 +51,12 @@ def _is_prunable(group: ChannelGroup, options: Prune) -> bool:
 
 
 def widths_of(facts: ChannelFacts) -> dict[str, int | Sequence[int]]:
-    """The channels of all groups: by these as `keep` nothing is removed."""
+    """The present channels of all groups: as `keep`, they remove nothing."""
     return dict(kept_channels([Allocation(group, group.size, asked=group.size) for group in facts.groups]))
 
 
 def kept_channels(allocations: Sequence[Allocation]) -> dict[str, int]:
-    """The channels by which each group was chosen, by its first name that no other group has."""
+    """The requested channels of each group, by its first unique name."""
     found: dict[str, int] = {}
     for one in allocations:
         name = next((name for name in names_of(one.group) if name not in found), None)
@@ -66,7 +66,7 @@ def kept_channels(allocations: Sequence[Allocation]) -> dict[str, int]:
 
 
 def joined_steps(steps: Sequence[Mapping[str, int]]) -> dict[str, int | Sequence[int]]:
-    """The channels after each step; a number alone where there is one step."""
+    """The channels after each step; a single number for one step."""
     if len(steps) == 1:
         return dict(steps[0])
     names = dict.fromkeys(name for step in steps for name in step)

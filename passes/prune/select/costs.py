@@ -1,4 +1,4 @@
-"""The cost of layers by the channels that they have: multiply-accumulates, parameters or seconds."""
+"""The cost of layers by their channels: multiply-accumulates, parameters or seconds."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def _parameters(model: Model) -> dict[Node, float]:
 
 @dataclass(frozen=True, slots=True)
 class Costs:
-    """Costs of nodes at their present widths, and the total of the model as it came.
+    """Costs of nodes at their present widths, and the total of the original model.
 
     A layer costs in proportion to its outputs and to its inputs, any other node to the elements of its result.
     """
@@ -48,7 +48,7 @@ class Costs:
     total: float
 
     def per_class(self, facts: ChannelFacts) -> Array:
-        """float64[count]: what is saved when one class goes and all others stay."""
+        """float64[count]: the saving of removing one class alone."""
         saved = np.zeros(facts.count)
         for cost, ends in self._ends(facts):
             for classes in ends:
@@ -56,11 +56,11 @@ class Costs:
         return saved
 
     def share(self, facts: ChannelFacts, kept: Array) -> float:
-        """The share of the total that is left when the classes `kept` (bool[count]) stay."""
+        """The remaining share of the total when the classes `kept` (bool[count]) stay."""
         return sum(self._left(facts, kept).values()) / self.total if self.total else 1.0
 
     def narrowed(self, facts: ChannelFacts, kept: Array) -> Costs:
-        """The costs once the other classes are gone."""
+        """The costs after removing all classes but `kept`."""
         return Costs(self._left(facts, kept), self.total)
 
     def _left(self, facts: ChannelFacts, kept: Array) -> dict[Node, float]:
@@ -78,7 +78,7 @@ class Costs:
 
 
 def _ends_of_layers(facts: ChannelFacts) -> dict[Node, list[Classes]]:
-    """The classes on the outputs, and on the inputs, of each layer; a depthwise layer has them once."""
+    """The classes on the outputs, and on the inputs, of each layer; once for a depthwise layer."""
     ends = {}
     for layer in facts.layers:
         both = (layer.outputs,) if layer.kind == "depthwise" else (layer.outputs, layer.inputs)

@@ -1,4 +1,4 @@
-"""What rounding to widths left of a budget is given back to the channels that are worth most for their cost."""
+"""Spend the budget left by rounding to widths on the channels of the best score per cost."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ def fill(
     facts: ChannelFacts, scores: Array, options: Prune, costs: Costs, share: float, kept: Array,
     allocations: list[Allocation],
 ) -> tuple[Array, list[Allocation]]:  # fmt: skip
-    """`kept` (bool[classes]) and the allocations, with more channels as long as at most `share` of the costs is left.
+    """`kept` (bool[classes]) and the allocations, with channels added while at most `share` of the costs remains.
 
-    Each time that group becomes wider, by one step of `options.round_to`, whose channels have the largest scores for
-    what they cost beside those that are there.
+    Each time the group widens, by one step of `options.round_to`, whose added channels have the best score per added
+    cost.
     """
     open_to_more = {one.group: one for one in allocations if _competes(one, options)}
     left = costs.share(facts, kept)
@@ -43,7 +43,7 @@ def fill(
 
 
 def _competes(one: Allocation, options: Prune) -> bool:
-    """The group lost channels, and not by a share or a width of its own."""
+    """Whether the group lost channels, and not by its own share or width."""
     has_own = any(name in options.ratios or name in options.keep for name in names_of(one.group))
     return one.kept < one.group.size and not has_own
 

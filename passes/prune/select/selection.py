@@ -1,4 +1,4 @@
-"""Which channels of a group are kept: those with the best scores, equally many in every part."""
+"""Select the kept channels of a group: those with the best scores, equally many in every part."""
 
 from __future__ import annotations
 
@@ -27,7 +27,8 @@ def positions_per_class(group: ChannelGroup) -> int:
 
 
 def rounded_width(group: ChannelGroup, keep: float, round_to: int) -> int:
-    """How many classes to keep: at least `keep`, so that the layer's width is a multiple of `round_to` if it can be."""
+    """The number of classes to keep: at least `keep`, for a layer width that is a multiple of `round_to` if
+    possible."""
     step = max(1, math.ceil(round_to / positions_per_class(group)))
     return min(group.size, max(1, math.ceil(max(keep, 1) / step - 1e-9) * step))
 

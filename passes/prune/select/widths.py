@@ -1,4 +1,4 @@
-"""The width of each group before any step: shares that are asked for are shares of it."""
+"""The width of each group before any step: requested shares refer to it."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from ....ir import Array, Node
 
 
 class Widths:
-    """The classes that each group had, followed through the steps that remove some."""
+    """The original number of classes of each group, tracked through removals."""
 
     def __init__(self, facts: ChannelFacts) -> None:
         sizes = np.zeros(facts.count, np.int64)
@@ -20,7 +20,7 @@ class Widths:
         }
 
     def before(self, group: ChannelGroup) -> int:
-        """Classes that a group had; those of now for one that no layer makes."""
+        """The original number of classes of a group; the present number for a group that no layer produces."""
         for layer in group.makers:
             sizes = self._of.get(layer.node)
             if sizes is not None and layer.outputs is not None:
@@ -28,7 +28,7 @@ class Widths:
         return group.size
 
     def narrow(self, facts: ChannelFacts, kept: Array) -> None:
-        """Follow the removal of all classes but `kept`, bool[classes]."""
+        """Update after the removal of all classes but `kept`, bool[classes]."""
         for layer in facts.layers:
             if layer.outputs is not None and layer.node in self._of:
                 self._of[layer.node] = self._of[layer.node][kept[layer.outputs]]

@@ -1,4 +1,4 @@
-"""Already quantized models: recognised and kept as they are."""
+"""Already quantized models: detected and left unchanged."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ DYNAMIC = frozenset(("DynamicQuantizeLinear", "MatMulInteger", "ConvInteger", "D
                      "DynamicQuantizeLSTM", "MatMulIntegerToFloat"))  # fmt: skip
 STORED = frozenset(("MatMulNBits", "GatherBlockQuantized"))
 SMALL = 1024
-"""Elements up to which a constant of bytes is taken for a lookup table or a mask, not for a weight."""
+"""The most elements of a byte constant that counts as a lookup table or a mask, not as a weight."""
 
 
 def require_float(model: Model) -> None:

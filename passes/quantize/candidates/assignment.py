@@ -18,17 +18,17 @@ from .shared import Shared
 from .units import PACKED, Unit
 
 ALIKE = 2.0
-"""Operands of Concat share a grid while the widest range is at most this many times the narrowest: bytes are copied
-then, not looked up and rounded once more, at the price of at most one bit of the narrowest operand's codes."""
+"""Operands of Concat share a grid while the widest range is at most this many times the narrowest: codes are then
+copied instead of requantized by a lookup, at the price of at most one bit of the narrowest operand's codes."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Assignment:
     """One way to quantize `model`.
 
-    units: those on integers. grids: of every activation that may be quantized. codes: of each linear operator.
-    channels: of per-channel activations, whose entry in `grids` is the one that integer operators see. target: the
-    runtime that the model is for. shared: weights with several readers. narrow: grids of activations
+    units: the units on integers. grids: of every quantizable activation. codes: of each linear operator. channels:
+    grids of per-channel activations, whose entry in `grids` is the one that integer operators see. target: the runtime
+    that the model is for. shared: weights with several readers. narrow: grids of activations
     that layers read in fewer than 8 bits; other operators read the 8 bits of `grids`. store: of the codes' forms.
     """
 
@@ -45,37 +45,37 @@ class Assignment:
 
     @property
     def packs(self) -> bool:
-        """Codes of fewer than 8 bits are written in ONNX's types for them, where the operator set has these.
+        """Whether codes of fewer than 8 bits are emitted in ONNX's narrow types, where the opset has them.
 
-        onnxruntime and our kernels compute on 8 bits: what is for them alone has the same codes in these.
+        onnxruntime and our kernels compute on 8 bits: models for them alone store the same codes in 8 bits.
         """
         return self.target == "portable" and self.options.mode == "static" and self.model.opset >= PACKED
 
     @property
     def order(self) -> dict[Unit, int]:
-        """The units by their place in the model."""
+        """The position of each unit in the model."""
         place = {node: i for i, node in enumerate(self.model.graph)}
         return {unit: place[unit.node] for unit in self.units}
 
     @property
     def stored(self) -> Assignment:
-        """The same with tables and the heads tied to them in one form."""
+        """The assignment without tables, or heads, whose tied partner stays float."""
         units = self.shared.kept(self.units, self.options.mode)
         return self if units == self.units else replace(self, units=units)
 
     @property
     def only_tables(self) -> bool:
-        """Nothing runs on integers: tables are stored as codes, and no more."""
+        """Whether nothing runs on integers, and only tables are stored as codes."""
         return all(unit.is_table for unit in self.units)
 
     def bias_scale(self, unit: Unit) -> Array:
-        """The scale f32 [N · G] of a layer's bias codes: that of the input that it reads times its weights'."""
+        """The scale f32 [N · G] of a layer's bias codes: the input's scale times the weights' scales."""
         narrow = self.narrow.get(unit.inputs[0])
         step = self.grids[unit.inputs[0]].scale if narrow is None else narrow.scale
         return np.asarray(np.float32(step) * self.codes[unit.node].scale.reshape(-1), np.float32)
 
     def rounded_bias(self, unit: Unit) -> Array:
-        """The bias of a layer as its codes represent it, f32 [N · G]; of a product whose bias is an Add, as it is."""
+        """The bias of a layer as its codes represent it, f32 [N · G]; unrounded for a product whose bias is an Add."""
         bias = self.codes[unit.node].bias
         assert bias is not None
         if unit.layer.addition is not None:
@@ -83,16 +83,16 @@ class Assignment:
         return np.asarray(bias_codes(bias, self.bias_scale(unit)) * self.bias_scale(unit), np.float32)
 
     def without(self, units: Iterable[Unit]) -> Assignment:
-        """The same with some units left float."""
+        """The assignment with `units` left float."""
         return replace(self, units=self.units - frozenset(units))
 
     def with_units(self, units: Iterable[Unit]) -> Assignment:
-        """The same with other units."""
+        """The assignment with exactly `units` on integers."""
         return replace(self, units=frozenset(units))
 
 
 def choose_grids(units: Iterable[Unit], seen: dict[Value, Extent], options: Quantize) -> dict[Value, Quantization]:
-    """A grid for every activation of the units; those that codes pass through unchanged share one."""
+    """A grid for every activation of the units; activations between which codes pass unchanged share one."""
     units = [u for u in units if all(v in seen for v in (*u.inputs, *u.outputs))]
     limits = {unit.output: unit.limits for unit in units if unit.clamp is not None}
     parent: dict[Value, Value] = {}
@@ -129,7 +129,7 @@ def choose_grids(units: Iterable[Unit], seen: dict[Value, Extent], options: Quan
 
 
 def narrow_grids(units: Iterable[Unit], seen: dict[Value, Extent], options: Quantize) -> dict[Value, NarrowGrid]:
-    """A grid for every activation that a layer reads in fewer than 8 bits; none where 8 are asked for."""
+    """A grid for every activation that a layer reads in fewer than 8 bits; none for 8-bit activations."""
     bits = options.activation_bits
     if bits == 8:
         return {}
@@ -150,7 +150,7 @@ def _alike(extents: Iterable[Extent]) -> bool:
 
 
 def implied(unit: Unit, grid: Quantization) -> bool:
-    """Whether saturation of the codes is the unit's clamp, so that the clamp can go."""
+    """Whether saturation of the codes equals the unit's clamp, so that the clamp can be dropped."""
     if unit.clamp is None:
         return False
     low, high = unit.limits

@@ -3,12 +3,12 @@
     W2 f(W1 x + b1) = (W2 S) f(S⁻¹ (W1 x + b1))     S = diag(s), s > 0, and f(S z) = S f(z)
 
 for f of Relu, pools and sums, and for Clip at zero with its other limit divided by the largest s. One grid serves all
-channels of an activation, and all inputs of a row of weights, so both want channels that are alike:
+channels of an activation, and all inputs of a row of weights, so both favor channels of equal range:
 
     s = |x|^α / |w|^(1 − α)
 
 makes a compromise (Xiao et al. 2023, "SmoothQuant"; Nagel et al. 2019 from weights alone, see `numerics.equalize`). On
-the data seen Clip cuts what it cut before, no more and no less; beyond them it may cut a channel sooner.
+the calibration data Clip cuts exactly the same elements as before; on other data it may cut a channel sooner.
 """
 
 from __future__ import annotations
@@ -32,10 +32,10 @@ SHARES = {4: 0.7, 8: 0.5}
 """α by the bits of activations, where readers sum over channels; 1 where none does (depthwise), since each row of
 weights then reads one channel. `python -m tests.bench.below8` shows the effect."""
 LEAST = 0.03
-"""The smallest size of a channel, relative to the largest: unseen samples may exceed what was seen. As for scales a
+"""The smallest size of a channel, relative to the largest: unseen samples may exceed the observed size. As for scales a
 channel (`numerics.per_channel`)."""
 HOMOGENEOUS = frozenset(("Relu", "MaxPool", "AveragePool", "GlobalAveragePool", "Identity"))
-"""Operators with f(s z) = s f(z) for each channel; Add, Clip and Flatten are under conditions."""
+"""Operators with f(s z) = s f(z) for each channel; Add, Clip and Flatten satisfy it conditionally."""
 
 
 @dataclass(slots=True)
@@ -129,7 +129,7 @@ def _groups(graph: Graph) -> Iterator[_Group]:
 
 
 def _layer(node: Node) -> Linear | None:
-    """A layer with its channels along axis 1."""
+    """A layer with its channels along axis 1, else None."""
     if node.op not in ("Conv", "Gemm"):
         return None
     try:
@@ -139,7 +139,7 @@ def _layer(node: Node) -> Linear | None:
 
 
 def _is_homogeneous(node: Node, read: Sequence[Value]) -> bool:
-    """Whether the result of a node takes the scales of all that it reads."""
+    """Whether scaling all of a node's operands by channel scales its result alike."""
     shapes = [v.type.shape if isinstance(v.type, TensorType) else None for v in read]
     if node.op == "Add":
         sizes = [(len(shape), shape[1]) for shape in shapes if shape is not None and len(shape) > 1]
@@ -153,14 +153,14 @@ def _is_homogeneous(node: Node, read: Sequence[Value]) -> bool:
 
 
 def _balance(graph: Graph, group: _Group, sizes: dict[Value, ChannelSizes], share: float) -> bool:
-    """Scale a group; False where its channels carry nothing, or their numbers differ."""
+    """Scale a group; False where its channels are zero, or their numbers differ."""
     seen = [sizes[v].deviation for v in group.read if v in sizes and sizes[v].deviation.any()]
     dense = [_weight_sizes(linear) for linear in group.readers if not linear.is_depthwise]
     counts = {len(a) for a in (*seen, *dense)} | {linear.channels for linear in group.writers}
     if not seen or len(counts) != 1 or any(not weights.any() for weights in dense):
         return False
     s = _mean(seen) ** share / _mean(dense) ** (1 - share) if dense else _mean(seen)
-    for clip in group.clips:  # a channel that the data take up to the limit has the largest scale
+    for clip in group.clips:  # a channel that reaches the limit on the data gets the largest scale
         s = np.maximum(s, s.max() * sizes[clip.output].peak / float(_constant(clip, 2).reshape(())))
     s = s / np.exp(np.log(s).mean())
     for linear in group.writers:
@@ -169,7 +169,7 @@ def _balance(graph: Graph, group: _Group, sizes: dict[Value, ChannelSizes], shar
         if linear.bias is not None:
             _set(graph, node, 2, _constant(node, 2) / s)
     for linear in group.readers:
-        node, weight = linear.node, _constant(linear.node, 1)  # as it is now: a layer may write to another group
+        node, weight = linear.node, _constant(linear.node, 1)  # as scaled so far: it may write to another group
         is_conv, along = node.op == "Conv", s if linear.axis == 0 else s[:, None]
         _set(graph, node, 1, scale_conv_inputs(node, weight, s) if is_conv else weight * along)
     for clip in group.clips:

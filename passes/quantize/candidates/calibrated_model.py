@@ -1,4 +1,4 @@
-"""A calibrated model: its units, ranges, grids and codes, before it is decided what runs on integers."""
+"""A calibrated model: its units, ranges, grids and codes, before units are placed."""
 
 from __future__ import annotations
 
@@ -38,12 +38,12 @@ Grids = dict[Value, Quantization]
 
 @dataclass(frozen=True, slots=True)
 class CalibratedModel:
-    """A model with everything known before it is decided which of its units run on integers.
+    """A model with all data needed to place its units on integers or float.
 
-    extents: of activations over `samples` feeds. solved: codes of each linear operator; finer: to fall back on, of 8
-    bits where fewer were asked for, and in mode dynamic those that are read as floats. assignment: of all units.
-    shapes: of values on `feed`, the sample to time with. grids: of activations, by calibration method; the assignment
-    has those of the first.
+    extents: of activations over `samples` feeds. solved: codes of each linear operator; finer: fallback codes, of 8
+    bits where fewer were requested, and in mode dynamic those read as floats. assignment: of all units. shapes: of
+    values on `feed`, the sample for timing. grids: of activations, by calibration method; the assignment uses the first
+    method's.
     """
 
     model: Model
@@ -64,10 +64,10 @@ SLOW = "onnxruntime is slow at convolutions quantized while they run"
 
 
 ALONE = Shared()
-"""No weight has several readers."""
+"""For models in which no weight has several readers."""
 
 MASKED = "a tensor that holds NaN, infinite or mask values: it stays float"
-"""Why a tensor has no grid: clipped to codes, what is masked would count again."""
+"""Why a tensor has no grid: clipped to codes, masked elements would regain weight."""
 
 
 def calibrate_model(model: Model, options: Quantize, context: StageContext) -> CalibratedModel:
@@ -78,7 +78,7 @@ def calibrate_model(model: Model, options: Quantize, context: StageContext) -> C
     grids: dict[str, Grids] = {}
     nearest: dict[Node, Solved] = {}
     if options.mode == "static":
-        with ThreadPoolExecutor(1) as aside:  # onnxruntime opens and runs sessions without holding the interpreter
+        with ThreadPoolExecutor(1) as aside:  # onnxruntime releases the GIL while it opens and runs sessions
             rounded = aside.submit(_nearest, model, units.members, options, context)
             extents, grids = _observed(model, units.members, options, context, feeds)
             nearest = rounded.result()
@@ -104,7 +104,7 @@ def calibrate_model(model: Model, options: Quantize, context: StageContext) -> C
     )  # fmt: skip
     count, feed = max(feeds.count, 1), timing_feed(context)
     values = [*(v for u in usable for v in (*u.inputs, *u.outputs)), *macs_values(model)]
-    is_dear = options.mode == "weights" and is_large(model)  # nothing is timed then, and a run would read all weights
+    is_dear = options.mode == "weights" and is_large(model)  # nothing is timed, and a run reads all weights
     shapes = {} if is_dear else shapes_at(model, values, feed)
     return CalibratedModel(model, options, units, extents, count, solved, finer, assignment, feed, shapes, grids)
 
@@ -128,7 +128,7 @@ def _observed(
 
 
 def _with_shared(units: Units, usable: Sequence[Unit], shared: Shared) -> Units:
-    """The units as they share weights; tables whose head stays float are none."""
+    """The units after sharing weights; tables whose head stays float are excluded."""
     replaced = {u.node: u for u in usable}
     floats = {u for u in units.members if u.node in shared.heads and u.node not in replaced}
     members = tuple(replaced.get(u.node, u) for u in units.members if u not in floats)
@@ -136,11 +136,11 @@ def _with_shared(units: Units, usable: Sequence[Unit], shared: Shared) -> Units:
 
 
 TIED = "the product that shares its weight stays float"
-"""Why a table is not stored as codes: it would be stored twice."""
+"""Why a table is not stored as codes: the file would hold it twice."""
 
 
 def _masked_parts(units: Units, masked: Set[Value]) -> Iterator[tuple[str, str]]:
-    """(name, reason) of each tensor that no grid fits, and of each layer that therefore stays float."""
+    """(name, reason) of each tensor without a grid, and of each layer that therefore stays float."""
     yield from ((value.name, MASKED) for value in sorted(masked, key=lambda v: v.name))
     for unit in units.layers:
         beside = next((v for v in (*unit.inputs, *unit.outputs) if v in masked), None)
@@ -153,9 +153,9 @@ def solve_layers(
     feeds: _CountedFeeds | None = None, nearest: Mapping[Node, Solved] = MappingProxyType({}), shared: Shared = ALONE,
     store: CodeStore | None = None,
 ) -> tuple[dict[Node, Solved], FinerCodes]:  # fmt: skip
-    """Codes of every layer at the width asked for, and those to fall back on; `nearest` are known already.
+    """Codes of every layer at the requested width, and fallback codes; `nearest`: codes already known.
 
-    Of layers that share a weight the first is solved for.
+    Layers that share a weight get the codes solved for the first of them.
     """
     feeds = feeds or _CountedFeeds(context, options.samples)
     solved: dict[Node, Solved] = {}
@@ -180,7 +180,7 @@ def solve_layers(
 
     for number, found in enumerate(ordered(context.executor, solve, problems())):
         solved[asked[number].node] = solver.kept(asked[number], found)
-    solved = {unit.node: solved[unit.node] for unit in layers}  # those known before came out of turn
+    solved = {unit.node: solved[unit.node] for unit in layers}  # restores the order: known codes came first
     for unit in usable:
         first = shared.codes_of.get(unit.node)
         if first in solved:
@@ -201,13 +201,13 @@ def solve_layers(
 
 
 def _stored(solver: _Solver, units: Mapping[Node, Unit], shared: Shared, node: Node) -> Solved:
-    """The codes of a product that reads its weight as floats: to the nearest, whatever 16 bits hold."""
+    """The codes of a product that reads its weight as floats: to the nearest, without the 16-bit limit on pairs."""
     solved = solver(units[shared.codes_of.get(node, node)], None, 1.0, 8)
     return _with_bias(replace(solved, codes=replace(solved.codes, is_stored=True)), units[node])
 
 
 def _with_bias(solved: Solved, unit: Unit) -> Solved:
-    """The codes of a layer for another that shares its weight, with its own bias."""
+    """The codes of a layer for another layer `unit` that shares its weight, with the bias of `unit`."""
     if solved.codes.bias is unit.layer.bias:
         return solved
     return replace(solved, codes=replace(solved.codes, bias=unit.layer.bias))
@@ -219,9 +219,8 @@ _Problem = tuple[Linear, InputMoments | None, Quantize, bool, float, int, int | 
 
 @dataclass(frozen=True, slots=True)
 class _Solver:
-    """Solves for the codes of one layer after the other. chosen: bits of layers that were given fewer by name. tied:
-    heads whose weight is a table, too. usual: inputs that share a scale where the caller says nothing of it; None for
-    all."""
+    """Solves for the codes of layers, one by one. chosen: bits of layers with fewer bits by name. tied: heads whose
+    weight is also a table. usual: the default number of inputs that share a scale; None for all."""
 
     model: Model
     options: Quantize
@@ -236,20 +235,20 @@ class _Solver:
 
     def problem(self, unit: Unit, moments: InputMoments | None, step: float, bits: int) -> _Problem:
         is_stored_in_blocks = unit.node.op != "Gather" and bits == self.bits(unit)
-        is_whole = bits == 8 and unit.node in self.tied  # blocks of a large table take more bytes than they are worth
+        is_whole = bits == 8 and unit.node in self.tied  # blocks of a large table cost more bytes than they gain
         size = self.options.block_size or (None if is_whole else self.usual)
         block = block_of(unit.layer, self.options, self.target, size) if is_stored_in_blocks else None
-        safe = unit.node.op != "Gather" and pair_safety(self.options, self.target)  # tables are read as floats
+        safe = unit.node.op != "Gather" and pair_safety(self.options, self.target)  # tables meet no integer products
         options = replace(self.options, executor=None, cache=None)
         return unit.layer.alone, moments, options, safe, step, bits, block, unit.node in self.tied
 
     def kept(self, unit: Unit, solved: Solved) -> Solved:
-        """The same with its codes in the store."""
-        by_row = solved.codes.block is not None and self.target == "onnxruntime"  # as its own product packs them
+        """The solution with its codes in the store."""
+        by_row = solved.codes.block is not None and self.target == "onnxruntime"  # its own product packs rows
         return replace(solved, codes=self.store.kept(solved.codes, unit.layer, by_row))
 
     def bits(self, unit: Unit) -> int:
-        """The width asked for; 8 where fewer cannot be stored packed, and for tables that no product shares."""
+        """The layer's bits: as requested; 8 where fewer cannot be stored packed, and for tables without a head."""
         if unit.node in self.chosen:
             return self.chosen[unit.node]
         asked = self.options.weight_bits
@@ -257,22 +256,22 @@ class _Solver:
         return BITS[self.options.weight_type] if fits and unit.node.op != "Gather" else 8
 
     def wants_moments(self, unit: Unit) -> bool:
-        """Whether the layer is rounded by the moments of its inputs, where these can be had."""
+        """Whether the layer is rounded by the moments of its inputs, where available."""
         options = self.options
         narrowest = min(BITS[options.weight_type], self.chosen.get(unit.node, 8))
         return bool(options.rounding) or options.correct_bias or narrowest < 8
 
 
 def _chosen_bits(model: Model, options: Quantize) -> dict[Node, int]:
-    """Bits of the layers that were given fewer than 8 by name, in mode static: the others keep the usual width. In
-    mode weights each width is a run of its own."""
+    """Bits of the layers with fewer than 8 by name, in mode static: other layers keep the usual width. In mode weights
+    each width is a separate run."""
     if options.mode != "static":
         return {}
     return {node: bits for node, bits in bits_for(model.graph, options.layers, "static").items() if bits < 8}
 
 
 def _nearest(model: Model, units: Sequence[Unit], options: Quantize, context: StageContext) -> dict[Node, Solved]:
-    """Codes rounded to the nearest, which need no data, as if every bias fitted; none where moments are wanted."""
+    """Codes rounded to the nearest, without data, assuming that every bias fits; none for layers rounded by moments."""
     solver = _Solver(model, options, context.target, CodeStore(), _chosen_bits(model, options))
     layers = [u for u in units if u.linear is not None and not solver.wants_moments(u)]
     return {unit.node: solver(unit, None, math.inf, solver.bits(unit)) for unit in layers}
@@ -281,8 +280,8 @@ def _nearest(model: Model, units: Sequence[Unit], options: Quantize, context: St
 def _with_moments(
     solver: _Solver, layers: list[Unit], context: StageContext, feeds: _CountedFeeds
 ) -> Iterator[tuple[Unit, InputMoments | None]]:
-    """Each layer with the moments of its inputs, by which it is rounded. None where the data are made up, and where the
-    moments of very many inputs do not fit in memory, or 8 bits would take too much time for what they gain."""
+    """Each layer with the moments of its inputs, for rounding. None where data are made up, where the moments of very
+    many inputs exceed memory, and where rounding by moments to 8 bits takes more time than it is worth."""
     options = solver.options
     shows = options.mode == "static" or context.calibration.shows_activations
     wanted = [u for u in layers if solver.wants_moments(u)] if shows and not _is_dear(layers, options) else []
@@ -298,14 +297,14 @@ def _with_moments(
 
 
 def _enough(options: Quantize) -> int:
-    """Patches for each unknown of a layer: more for stored weights of few bits, whose errors follow what data show."""
+    """Patches for each unknown of a layer: more for stored weights of few bits, whose errors depend more on data."""
     return 2 * ENOUGH if options.mode == "weights" and options.weight_bits < 8 else ENOUGH
 
 
 def with_texts_beside(feeds: _CountedFeeds, options: Quantize, context: StageContext) -> Iterator[dict[str, Any]]:
-    """The feeds; for stored weights of a decoder behind short prompts that show what a text's first token leads to, and
-    for few bits behind text that the model writes itself, too: other texts than the data are closer to that. A large
-    model would read all its weights for each token of it."""
+    """The feeds; for stored weights of a decoder preceded by short prompts that show the first token's activations, and
+    for few bits also by text that the model generates itself, which resembles texts beside the data. Not for a large
+    model, which would read all its weights for each generated token."""
     prompts = context.calibration.prompts
     if options.mode == "weights" and prompts is not None and prompts.caches:
         yield from prompts.first_tokens(context.calibration.first(len(STARTS)))
@@ -315,7 +314,7 @@ def with_texts_beside(feeds: _CountedFeeds, options: Quantize, context: StageCon
 
 
 def _is_dear(layers: Sequence[Unit], options: Quantize) -> bool:
-    """Stored weights of 8 bits are rounded to the nearest where rounding by moments would take more than `DEAR`."""
+    """Whether rounding stored 8-bit weights by moments takes more than `DEAR`; then they are rounded to the nearest."""
     if options.mode != "weights" or BITS[options.weight_type] < 8:
         return False
     return sum(float(u.layer.constant.size) * u.layer.depth for u in layers if fits_memory(u.layer)) > DEAR
@@ -327,15 +326,16 @@ rounding takes a dozen. MiniLM has 8e9, SmolLM2-135M 1e11 and KL 0.004 to the ne
 
 
 def can_pack(model: Model, op: str, target: str, bits: int) -> bool:
-    """Whether weights of less than 8 bits can be stored packed: 4 in DequantizeLinear by the operator set, fewer, too,
-    in onnxruntime's own product (MatMulNBits) whatever that is."""
+    """Whether weights of fewer than 8 bits can be stored packed: 4 bits in DequantizeLinear from opset 21 on; 2 to 4
+    bits in onnxruntime's own product (MatMulNBits) at any opset."""
     return (bits == 4 and model.opset >= PACKED) or (target == "onnxruntime" and op in PRODUCTS)
 
 
 def usual_block(options: Quantize, context: StageContext) -> int | None:
-    """Inputs that share a scale of stored weights unless the caller says otherwise; None for all.
+    """The default number of inputs that share a scale of stored weights; None for all.
 
-    Of 8 bits those of language models for onnxruntime, which multiplies one scale an output in such blocks, too.
+    For 8 bits only language models for onnxruntime use blocks: it rounds inputs in such blocks even with one scale an
+    output.
     """
     if options.weight_bits == 8 and not (context.target == "onnxruntime" and context.quality.next_tokens):
         return None
@@ -343,9 +343,10 @@ def usual_block(options: Quantize, context: StageContext) -> int | None:
 
 
 def block_of(linear: Linear, options: Quantize, target: str, size: int | None) -> int | None:
-    """How many inputs share a scale, up to `size`; None for all. Blocks are for stored weights of products.
+    """The number of inputs that share a scale, up to `size`; None for all. Blocks are for stored weights of products.
 
-    onnxruntime's own product stores whole blocks: there it is the size up to the one asked for that takes least bytes.
+    onnxruntime's own product stores whole blocks: for it the size, up to the requested one, that takes the fewest
+    bytes.
     """
     bits = BITS[options.weight_type]
     if options.mode != "weights" or linear.node.op == "Conv" or size is None:
@@ -378,11 +379,11 @@ class _CountedFeeds:
 
 
 TIMED = 64
-"""Tokens of a decoder's prompt that are timed: SmolLM2-135M takes 0.3 s for them, and is run 14 times. A choice."""
+"""Tokens of a decoder's prompt for timing: SmolLM2-135M takes 0.3 s for them, and is run 14 times. A choice."""
 
 
 def timing_feed(context: StageContext) -> dict[str, Any]:
-    """One sample to time with: a single row where samples are several rows of an open batch, the first tokens of a
+    """One sample for timing: a single row where samples have several rows of an open batch, the first tokens of a
     decoder's prompt."""
     feed, prompts = context.calibration.first(1)[0], context.calibration.prompts
     if prompts is not None and prompts.caches and feed[prompts.ids].shape[-1] > TIMED:

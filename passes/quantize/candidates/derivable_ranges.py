@@ -1,6 +1,6 @@
 """Ranges derivable from calibrated tensors: reading a tensor out of onnxruntime costs more than computing it.
 
-Codes pass through MaxPool, Reshape and their kin unchanged, and Concat holds the elements of its inputs.
+Codes pass through MaxPool, Reshape and similar operators unchanged, and Concat contains the elements of its inputs.
 """
 
 from __future__ import annotations
@@ -20,8 +20,8 @@ Sources = tuple[Value, ...]
 
 
 def derivable(units: Iterable[Unit], options: Quantize) -> dict[Value, tuple[Unit, Sources]]:
-    """The values whose extent follows from those of source values, with the unit and the sources; sources come first.
-    None but for min-max: other methods need histograms."""
+    """The values whose extent follows from source values' extents, with the unit and the sources; sources come first.
+    Only for min-max: other methods need histograms."""
     if options.calibrate_method != "minmax":
         return {}
     derived: dict[Value, tuple[Unit, Sources]] = {}
@@ -34,10 +34,10 @@ def derivable(units: Iterable[Unit], options: Quantize) -> dict[Value, tuple[Uni
 
 
 def non_negative_images(units: Iterable[Unit]) -> frozenset[Value]:
-    """Results [N, C, space…] of a clamp at zero: never negative, so that the largest of each channel gives the extent.
+    """Results [N, C, space…] of a clamp at zero: never negative, so that each channel's maximum gives the extent.
 
-    A maximum of onnxruntime may pass over NaN. From finite operands NaN comes only by overflow, and a unit's operands
-    are observed, too. Space must not be empty, which a pool refuses; a convolution already does.
+    onnxruntime's maximum may skip NaN. Finite operands give NaN only by overflow, and a unit's operands are observed,
+    too. A pool refuses empty space; so does a convolution already.
     """
     return frozenset(
         unit.output for unit in units if unit.clamp is not None and unit.limits[0] == 0 and _has_space(unit)
@@ -45,8 +45,8 @@ def non_negative_images(units: Iterable[Unit]) -> frozenset[Value]:
 
 
 def silent_below(value: Value) -> float:
-    """The number below which elements of a value make no difference, −∞ where there is none: x h(x) = 0 for
-    x ≤ −β / α, h(x) = max(0, min(1, αx + β)), where nothing else reads x. Codes need not reach further down."""
+    """The number below which elements of a value do not affect results, −∞ for none: x h(x) = 0 for x ≤ −β / α, h(x) =
+    max(0, min(1, αx + β)), where x has no other readers. Codes need not reach further down."""
     floors: list[float] = []
     for node in value.users:
         if node.op == "HardSwish":
@@ -76,7 +76,7 @@ def _has_space(unit: Unit) -> bool:
 
 
 def derive_ranges(seen: dict[Value, Extent], derived: dict[Value, tuple[Unit, Sources]]) -> None:
-    """Add the derivable extents to `seen`; those whose sources were not seen stay absent."""
+    """Add the derivable extents to `seen`, except those with unobserved sources."""
     for value, (unit, sources) in derived.items():
         parts = [seen[source] for source in sources if source in seen]
         if len(parts) < len(sources):
@@ -91,13 +91,13 @@ def derive_ranges(seen: dict[Value, Extent], derived: dict[Value, tuple[Unit, So
 
 
 def forget_silent(seen: dict[Value, Extent]) -> None:
-    """Let extents end where elements make no difference any more."""
+    """Cut extents at the number below which elements do not affect results."""
     for value, extent in seen.items():
         extent.low = max(extent.low, silent_below(value))
 
 
 def _ratio(source: Value, value: Value) -> float | None:
-    """Elements of `value` for each of `source`; None where open sizes leave that unknown."""
+    """The number of elements of `value` per element of `source`; None where open sizes make it unknown."""
     first, second = _elements(source), _elements(value)
     if first is None or second is None or first[1] != second[1] or not first[0]:
         return None

@@ -1,5 +1,5 @@
-"""Codes to fall back on: of 8 bits where fewer were asked for; of weights that products of floats read where inputs are
-quantized while the model runs. Solved when a guard asks for them."""
+"""Fallback codes, solved when a guard requests them: of 8 bits where fewer were requested; in mode dynamic, of weights
+that float products read."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from ..numerics.solve import Solved
 
 
 class FinerCodes(Mapping[Node, Solved]):
-    """Of each layer; `known` are those that were asked for."""
+    """The fallback codes of each layer; `known`: those already solved."""
 
     def __init__(self, solve: Callable[[Node], Solved] | None = None, nodes: Iterable[Node] = ()) -> None:
         self._solve, self._nodes = solve, tuple(nodes)

@@ -1,6 +1,6 @@
-"""Models in half precision: computed in float32 while they are quantized, as onnxruntime's CPU provider computes them.
+"""Half-precision models: computed in float32 during quantization, as onnxruntime's CPU provider computes them.
 
-What stays float is stored in half precision as before, behind a Cast that runtimes compute as they load.
+Constants that stay float are stored in half precision again, with a Cast that runtimes fold when they load.
 """
 
 from __future__ import annotations
@@ -13,12 +13,12 @@ from ....ir import RETURN, Array, Constant, DType, Graph, Model, Node, TensorTyp
 
 HALF = (DType.FLOAT16, DType.BFLOAT16)
 STORED = 256
-"""Elements from which on a constant that stays float is worth a Cast: as many bytes as its node takes in the file."""
+"""Elements from which a constant that stays float is worth a Cast: it saves as many bytes as the node takes."""
 LARGE_WEIGHT = 1 << 22
-"""Elements from which on a weight is converted each time it is read, which takes a few milliseconds then."""
+"""Elements from which a weight is converted at each read, which then takes a few milliseconds."""
 
 Halves = dict[Constant, Constant]
-"""Constants in half precision by the float32 ones that took their place."""
+"""Half-precision constants by the float32 constants that replaced them."""
 
 
 def holds_half(model: Model) -> bool:
@@ -34,7 +34,7 @@ def _is_half(value: Value) -> bool:
 
 
 def widened(model: Model) -> tuple[Model, Halves]:
-    """A copy that computes in float32 between inputs and results as they were, and its constants' origins.
+    """A copy that computes in float32 between unchanged input and result types, and its constants' originals.
 
     Declined where a function, a sequence or an unknown type may hold half precision.
     """
@@ -85,7 +85,7 @@ def _widen_constants(graph: Graph, node: Node, wide: dict[Value, Value], halves:
 
 
 def _wide(constant: Constant) -> Constant:
-    """A constant in float32; a large one is converted when it is read, so that its copy takes no memory till then."""
+    """A constant in float32; a large constant is converted lazily, so that its copy takes no memory until read."""
     if constant.size < LARGE_WEIGHT:
         return Constant.of(_floats(constant.array()))
     wide = Constant(DType.FLOAT, constant.shape, lambda: _floats(constant.array()))
@@ -94,7 +94,7 @@ def _wide(constant: Constant) -> Constant:
 
 
 def _floats(array: Array) -> Array:
-    """The elements in float32; what masks in float16 masks in float32: its lowest number."""
+    """The elements in float32; float16's mask values become float32's lowest number."""
     floats: Array = array.astype(np.float32)
     if array.dtype == np.float16:
         floats[floats <= -HUGE_HALF] = np.finfo(np.float32).min
@@ -124,7 +124,7 @@ def _cast(value: Value, dtype: DType) -> Node:
 
 
 def _cast_behind(graph: Graph, value: Value) -> None:
-    """Let all readers of an input read it in float32."""
+    """Insert a Cast so that all readers of an input read float32."""
     cast = _cast(value, DType.FLOAT)
     graph.insert_before(next(iter(graph), graph.return_node), cast)
     graph.replace_uses(value, cast.output)
@@ -132,7 +132,7 @@ def _cast_behind(graph: Graph, value: Value) -> None:
 
 
 def _cast_result(graph: Graph, slot: int, type: TensorType) -> None:
-    """Return a result in the type that it had, under its name."""
+    """Cast an output back to its original type, under its name."""
     value = graph.outputs[slot]
     cast = _cast(value, type.dtype)
     cast.output.name, cast.output.type = value.name, type
@@ -143,7 +143,7 @@ def _cast_result(graph: Graph, slot: int, type: TensorType) -> None:
 
 
 def _drop_idle_casts(graph: Graph) -> None:
-    """Casts between half precision and float32 say nothing any more."""
+    """Drop Casts between half precision and float32, which no longer change a type."""
     for node in graph.snapshot():
         source = node.inputs[0] if node.op == "Cast" and node.attrs.get("to") == DType.FLOAT else None
         if source is None or node.made_by == "quantize":

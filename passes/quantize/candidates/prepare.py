@@ -1,4 +1,4 @@
-"""Prepare a copy of the model: one spelling for each operator that integers run, and equalised layers."""
+"""Prepare a copy of the model: one form for each operator that integers run, and equalized layers."""
 
 from __future__ import annotations
 
@@ -11,9 +11,10 @@ from .shared import read_transposed
 
 
 def spell_for_integers(model: Model, options: Quantize, target: str) -> Model:
-    """A copy in which Sum of two is Add and no weight is behind Transpose, with layers equalised if wanted.
+    """A copy in which a Sum of two is an Add and no weight is read through a Transpose, with layers equalized if
+    requested.
 
-    For speed in onnxruntime LRN is spelled out, too: beside fast integers it takes nearly all of the time.
+    For speed in onnxruntime LRN is expanded, too: beside fast integers it takes nearly all of the time.
     """
     copy = clone_model(model)
     for node in list(copy.graph):

@@ -1,6 +1,6 @@
 """Weights that several readers share: a table and the head tied to it, a head behind Transpose, layers used twice.
 
-They are told by their contents, so that an exporter's duplicate counts, too, and get the same codes, stored once.
+They are identified by content, so that an exporter's duplicates count, too, and get the same codes, stored once.
 """
 
 from __future__ import annotations
@@ -17,20 +17,20 @@ from ....ops import attr
 from .units import Unit
 
 SAMPLED = 16
-"""Rows, and elements of each, by which weights are told apart before all of two are compared. Not tuned."""
+"""Rows, and elements of each, sampled to distinguish weights before a full comparison. Not tuned."""
 
 
 @dataclass(frozen=True, slots=True)
 class Shared:
-    """codes_of: for each node whose codes are those of another, that node. heads: for each table, the product tied to
+    """codes_of: for each node that shares another node's codes, that node. heads: for each table, the product tied to
     it."""
 
     codes_of: Mapping[Node, Node] = field(default_factory=dict)
     heads: Mapping[Node, Node] = field(default_factory=dict)
 
     def kept(self, units: frozenset[Unit], mode: str) -> frozenset[Unit]:
-        """The units without a table whose head stays float, which reads it as it is; and, where weights are stored for
-        their size, without a head whose table stays float."""
+        """The units without tables whose head stays float and reads the float table; and, in mode weights, without
+        heads whose table stays float."""
         if not self.heads:
             return units
         nodes = {unit.node for unit in units}
@@ -41,7 +41,7 @@ class Shared:
 
 
 def read_transposed(model: Model) -> None:
-    """W x with W = Transpose(constant) reads the transposed constant, in place: as a layer like all others."""
+    """W x with W = Transpose(constant) reads a transposed constant, in place: an ordinary layer."""
     graph, known = model.graph, dict[Value, Value]()
     for node in list(graph):
         source = node.input(1) if node.op in PRODUCTS else None
@@ -67,7 +67,7 @@ def _transposed(weight: Constant) -> Array:
 
 
 def float_products(graph: Graph, units: Iterable[Unit]) -> list[Unit]:
-    """The products with constant matrices that are none of the units and stay float."""
+    """The products with constant matrices that are not among the units and stay float."""
     known, found = {unit.node for unit in units}, []
     for node in graph:
         weight = node.constant(1) if node.op in PRODUCTS and node not in known else None
@@ -78,8 +78,8 @@ def float_products(graph: Graph, units: Iterable[Unit]) -> list[Unit]:
 
 
 def share_weights(units: Iterable[Unit], others: Iterable[Unit] = ()) -> tuple[list[Unit], Shared]:
-    """The units, tables tied to a product as rows like its own, and which of them share weights; a table is no unit any
-    more where the product is among the others, which stay float.
+    """The units, with tied tables in the rows of their product, and the sharing of weights; a table tied to one of
+    `others`, which stay float, is dropped.
 
     A weight is compared as rows [N, K]: a table [V, H] is the head of V outputs that reads H inputs.
     """
@@ -91,7 +91,7 @@ def share_weights(units: Iterable[Unit], others: Iterable[Unit] = ()) -> tuple[l
     first_of: dict[Node, Node] = {}
     heads: dict[Node, Node] = {}
     for alike in by_content.values():
-        ordered = sorted(alike, key=lambda u: u.is_table)  # products first: their codes are rounded by data
+        ordered = sorted(alike, key=lambda u: u.is_table)  # products first: data guide the rounding of their codes
         distinct: list[Unit] = []
         for unit in ordered if len(ordered) > 1 else ():
             same = next((other for other in distinct if _are_equal(other, unit)), None)
@@ -118,12 +118,12 @@ def _are_equal(one: Unit, other: Unit) -> bool:
 
 
 def _sample(unit: Unit) -> tuple[tuple[int, ...], bytes]:
-    """The shape of a weight's rows and some elements of them: different weights differ there."""
+    """The shape of a weight's rows and some of their elements: different weights differ in these."""
     rows = _rows(unit, unit.layer.stored_weight)
     some = rows[:: max(1, len(rows) // SAMPLED), :: max(1, rows.shape[1] // SAMPLED)]
     return rows.shape, some.astype(np.float32).tobytes()
 
 
 def _as_rows(unit: Unit) -> Unit:
-    """A table with a scale a row, as its head has one an output."""
+    """The table with one scale per row, as its head has one per output."""
     return replace(unit, linear=Linear(unit.node, unit.layer.constant, None, 0, 1))

@@ -16,28 +16,28 @@ from ..options import Quantize
 BINARY = frozenset(("Add", "Mul"))
 POOLS = frozenset(("AveragePool", "GlobalAveragePool"))
 MOVES = frozenset(("MaxPool", "Reshape", "Flatten", "Transpose", "Squeeze", "Unsqueeze", "Slice", "Split"))
-"""Operators that choose among elements: codes pass through, at one scale for input and output."""
+"""Operators that select elements: codes pass through, at one scale for input and output."""
 RECURRENT = frozenset(("LSTM", "GRU", "RNN"))
-"""Layers that are no units: they are quantized one by one, in any mode but static."""
+"""Layers outside of units: quantized one by one, in any mode but static."""
 FUNCTIONS = frozenset(("Sigmoid", "LeakyRelu"))
 CLAMPS = frozenset(("Relu", "Clip"))
 CLAMPED = LINEAR | BINARY | {"Concat", TRANSPOSED}
-"""Operators whose rounding to codes can clamp too."""
+"""Operators whose rounding to codes can also clamp."""
 TABLE = 1 << 16
-"""Bytes of the smallest table of Gather that is stored as codes: a smaller one would save less than 48 KB."""
+"""Bytes of the smallest Gather table stored as codes: a smaller table would save less than 48 KB."""
 PACKED = 21
-"""The operator set from which DequantizeLinear takes 4-bit integers, and blocks."""
+"""The opset from which DequantizeLinear takes 4-bit integers, and blocks."""
 BETWEEN = BINARY | POOLS | MOVES | FUNCTIONS | {"Concat", "Resize"}
-"""Operators without weights, which follow the layers beside them."""
+"""Operators without weights, whose placement follows the adjacent layers."""
 OPERATORS = LINEAR | BETWEEN
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Unit:
-    """One operator, with a Relu or Clip behind it that nobody else reads.
+    """One operator, with the Relu or Clip after it, if that is its only reader.
 
-    inputs: the activations it reads. outputs: its results (after the clamp). limits: least and greatest result.
-    linear: the weights, for Conv, Gemm and MatMul.
+    inputs: the activations it reads. outputs: its results (after the clamp). limits: least and greatest result. linear:
+    the weights, for Conv, Gemm and MatMul.
     """
 
     node: Node
@@ -54,7 +54,7 @@ class Unit:
 
     @property
     def layer(self) -> Linear:
-        """The weights of a unit that has some."""
+        """The weights of a unit with weights."""
         assert self.linear is not None
         return self.linear
 
@@ -65,23 +65,23 @@ class Unit:
 
     @property
     def is_table(self) -> bool:
-        """A table that is stored as codes and read as floats: it runs on no integers."""
+        """Whether the unit is a table stored as codes and read as floats, without integer arithmetic."""
         return self.node.op == "Gather" and self.linear is not None
 
     @property
     def passes_codes(self) -> bool:
-        """Codes pass through unchanged, at one scale for inputs and outputs."""
+        """Whether codes pass through unchanged, at one scale for inputs and outputs."""
         return self.node.op in MOVES or self.node.op == "Resize"
 
     @property
     def may_end_float(self) -> bool:
-        """Its result can be float while its input is quantized, at no cost."""
+        """Whether the result can be float while the input is quantized, at no cost."""
         return self.linear is not None and self.node.op != "Conv" and self.clamp is None
 
 
 @dataclass(frozen=True, slots=True)
 class Units:
-    """The units of a model in execution order, and (name, reason) of layers that are none."""
+    """The units of a model in execution order, and (name, reason) of layers that cannot be units."""
 
     members: tuple[Unit, ...]
     refused: tuple[tuple[str, str], ...]
@@ -96,7 +96,7 @@ def find_units(model: Model, options: Quantize, target: str = "portable") -> Uni
     """Every operator of the root graph that integers could run, by what the options allow.
 
     Transposed convolutions are quantized to fewer than 8 bits, and to 8 for graphopt's own kernels: onnxruntime has no
-    integers for them.
+    integer kernel for them.
     """
     members: list[Unit] = []
     refused: list[tuple[str, str]] = []
@@ -123,7 +123,7 @@ def find_units(model: Model, options: Quantize, target: str = "portable") -> Uni
 
 
 def check_wanted(node: Node, name: str, options: Quantize) -> None:
-    """Declined where the options leave out a node, by its operator, unless it is chosen by name, or by its name."""
+    """Declined where the options exclude a node by name, or by operator unless chosen by name."""
     names = {name, *node.origins}
     types = options.op_types_to_quantize
     if types is not None and node.op not in types and not names & options.layers.keys():
@@ -133,7 +133,7 @@ def check_wanted(node: Node, name: str, options: Quantize) -> None:
 
 
 def _check_shrinks(layer: Linear) -> None:
-    """Declined where a channel's codes of 8 bits, scale and zero point take no fewer bytes than its weights."""
+    """Declined where a channel's 8-bit codes, scale and zero point take at least as many bytes as its weights."""
     width = 4 if layer.constant.half is None else 2
     if layer.depth * width <= layer.depth + width + 1:
         raise Declined("its codes and scales would take more bytes than its weights", layer.node)
@@ -241,8 +241,8 @@ def find_tables(graph: Graph, options: Quantize) -> list[Unit]:
 
 
 def useful(units: frozenset[Unit]) -> frozenset[Unit]:
-    """The units without those that gain nothing: units that only pass codes on at the border of a region, and
-    arithmetic on products that end float at no cost (in transformers, integers there cost accuracy, too)."""
+    """The units that gain: without units that only pass codes at the border of a region, and without arithmetic on
+    products that can end float at no cost (in transformers, integers there also lose accuracy)."""
     while True:
         producer = {value: unit for unit in units for value in unit.outputs}
         read = {value for unit in units for value in unit.inputs}

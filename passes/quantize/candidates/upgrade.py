@@ -1,4 +1,4 @@
-"""Raise a model's operator set as far as quantized forms need: per-channel DequantizeLinear came with opset 13."""
+"""Raise a model's opset as quantized forms require: per-channel DequantizeLinear came with opset 13."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from ....onnx_io import load, to_proto
 from ....rewrite import Context
 from ...convert import convert_opset
 
-NEEDED = 13  # the operator set that gave QuantizeLinear and DequantizeLinear an axis
+NEEDED = 13  # the opset that introduced the axis of QuantizeLinear and DequantizeLinear
 
 
 def upgraded(model: Model, context: StageContext, needed: int = NEEDED) -> Model:
@@ -34,8 +34,8 @@ def upgraded(model: Model, context: StageContext, needed: int = NEEDED) -> Model
 
 
 def _converted(model: Model, needed: int, reason: str) -> Model:
-    """The model at opset `needed` by ONNX's own converter, which knows other operators than ours. Declined, with our
-    reason, where it fails, too."""
+    """The model at opset `needed` by ONNX's own converter, which supports operators that ours does not. Declined, with
+    our reason, where that fails, too."""
     import onnx.version_converter
 
     try:

@@ -1,4 +1,4 @@
-"""Constants stored as codes, with the DequantizeLinear that their readers see."""
+"""Constants stored as codes, with a DequantizeLinear for their readers."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def dequantized(
     operands = [packed, constant(scales, name, "scale")]
     if zero is not None:
         operands.append(constant(stored_codes(zero, dtype)[0], name, "zero", dtype))
-    elif kind is not DType.INT32 and not (block is not None and zero_point == 0):  # a block without one has 0
+    elif kind is not DType.INT32 and not (block is not None and zero_point == 0):  # 0 for a block without a zero point
         operands.append(constant(np.full(scales.shape, zero_point, kind.numpy), name, "zero", dtype))
     attrs = {} if axis is None else {"axis": axis}
     if block is not None:
@@ -60,12 +60,12 @@ def dequantized(
 
 
 def stored_codes(codes: Array, dtype: DType | None) -> tuple[Array, int]:
-    """int8 codes as they are stored, and their zero point: UINT8 lies around 128."""
+    """int8 codes in their stored form, and their zero point: 128 for UINT8."""
     return (codes.view(np.uint8) ^ np.uint8(128), 128) if dtype is DType.UINT8 else (codes, 0)
 
 
 def constant(array: Array, owner: str, role: str, dtype: DType | None = None) -> Value:
-    """A new constant, named after its owner and its role there; `dtype` INT4 takes codes that fit 4 bits."""
+    """A new constant, named after its owner and role; `dtype` INT4 takes codes that fit 4 bits."""
     array = array if dtype is None else array.astype(dtype.numpy, copy=False)
     return Value(constant=Constant.of(array, dtype), name=f"{owner}_{role}" if owner else role)
 
@@ -79,9 +79,9 @@ def grid_operands(grid: Quantization) -> tuple[Value, Value]:
 def along_channels(op: str, x: Value, grid: ChannelGrid, name: str) -> list[Node]:
     """QuantizeLinear or DequantizeLinear of x [N, C, …] with the channels' scales, as nodes in order.
 
-    Long channels take scales along an axis, between two Reshapes that change nothing: without them onnxruntime moves
-    its Transposes to channels-last over the operator, whose loop over last channels takes 50 times as long. Short
-    channels are scaled by Mul and Add beside the operator.
+    Long channels use scales along an axis, between two no-op Reshapes: without them onnxruntime moves its channels-last
+    Transposes across the operator, whose loop over last channels takes 50 times as long. Short channels are scaled by
+    Mul and Add beside the operator.
     """
     shape = x.type.shape if isinstance(x.type, TensorType) else None
     codes, floats = TensorType(DType.of(np.dtype(grid.base.dtype)), shape), TensorType(DType.FLOAT, shape)

@@ -9,7 +9,7 @@ from ....ir import Model, Node, Value, clone_model
 
 @dataclass(frozen=True, slots=True)
 class MappedClone:
-    """The copy, and the copies of nodes and of values that are no constants, by their originals."""
+    """The copy, and its nodes and non-constant values by their originals."""
 
     model: Model
     nodes: dict[Node, Node]

@@ -1,4 +1,4 @@
-"""Codes of fewer than 8 bits: in ONNX's types for them, or as codes of 8 bits that stay on the narrower grid."""
+"""Codes of fewer than 8 bits: in ONNX's narrow types, or as 8-bit codes restricted to the narrower grid."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ from ..numerics.grids import Codes, NarrowGrid
 from .constants import constant
 
 TWO_BITS = 25
-"""The operator set that brought integers of 2 bits."""
+"""The opset that introduced 2-bit integers."""
 
 
 def narrowed(x: Value, grid: NarrowGrid, packs: bool, name: str) -> list[Node]:
     """The nodes that round x to a grid of fewer than 8 bits, the dequantized value last.
 
-    packs: codes are UINT4. Else they are bytes, and Clip keeps them on the grid: QuantizeLinear saturates at
-    the ends of the wider type only. Values are the same.
+    packs: codes are UINT4. Else they are bytes, and Clip keeps them on the grid: QuantizeLinear saturates only at the
+    limits of the wider type. The values are equal.
     """
     shape = x.type.shape if isinstance(x.type, TensorType) else None
     if packs:
@@ -40,7 +40,7 @@ def narrowed(x: Value, grid: NarrowGrid, packs: bool, name: str) -> list[Node]:
 def packed_codes(linear: Linear, codes: Codes, opset: int) -> tuple[Array, Array | None, DType]:
     """Codes as INT4 or INT2 in the weight's shape, the zero points of the channels (None: all 0), and the type.
 
-    A row whose codes reach one beyond the type is stored one lower, with the zero point −1.
+    A row whose codes exceed the type by one is stored one lower, with the zero point −1.
     """
     kind = DType.INT2 if codes.bits == 2 and opset >= TWO_BITS else DType.INT4
     most = (1 << (kind.bits - 1)) - 1

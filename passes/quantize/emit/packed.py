@@ -15,12 +15,12 @@ from .constants import constant
 PACKED_PRODUCT = "com.microsoft::MatMulNBits"
 PACKED_TABLE = "com.microsoft::GatherBlockQuantized"
 ACCURACY_LEVEL = 4
-"""Inputs are rounded to 8 bits, block by block: what onnxruntime also does by default where it fuses DequantizeLinear
-and MatMul (its `session.qdq_matmulnbits_accuracy_level`), so that both spellings give the same results."""
+"""Inputs are rounded to 8 bits, block by block: also onnxruntime's default where it fuses DequantizeLinear and MatMul
+(its `session.qdq_matmulnbits_accuracy_level`), so that both forms give the same results."""
 
 
 def multiply_packed(model: Model, node: Node, codes: Codes, name: str, store: CodeStore) -> None:
-    """Let MatMulNBits take the place of a MatMul, or of a Gemm with its bias, with these codes in blocks.
+    """Replace a MatMul, or a Gemm with its bias, by MatMulNBits on these codes in blocks.
 
     Source: onnxruntime's ContribOperators.md. Codes are stored without a sign around 2^(bits − 1), [N, B, block]
     packed along blocks, the first in the lowest bits; zero points alike, [N, B] packed along B.
@@ -43,10 +43,10 @@ def multiply_packed(model: Model, node: Node, codes: Codes, name: str, store: Co
 
 
 def gather_packed(model: Model, node: Node, codes: Codes, name: str, store: CodeStore) -> Value:
-    """Let GatherBlockQuantized take the place of a Gather of rows; its result.
+    """Replace a Gather of rows by GatherBlockQuantized; returns its result.
 
-    Codes are stored as `multiply_packed` stores them, so that a product reads the same constant; rows have no axis of
-    blocks here, hence a Reshape, which onnxruntime computes as it loads. The last block is cut where it is partial.
+    Codes are stored as by `multiply_packed`, so that a product reads the same constant; rows have no axis of blocks
+    here, hence a Reshape, which onnxruntime folds when it loads. The last block is cut where it is partial.
     """
     assert codes.block is not None
     depth, count = codes.rows.shape[-1], codes.scale.shape[-1]
@@ -63,7 +63,7 @@ def gather_packed(model: Model, node: Node, codes: Codes, name: str, store: Code
 
 
 def _operands(codes: Codes, name: str, store: CodeStore) -> tuple[Value, Value, Value | None]:
-    """The codes, scales and zero points (None where those are 0) as both operators take them."""
+    """The codes, scales and zero points (None where all are 0) in the form of both operators."""
     assert codes.block is not None
     bits = stored_bits(codes.bits)
     block = codes.block
@@ -79,7 +79,7 @@ def _unsigned(codes: Array, bits: int) -> Array:
 
 
 def _replace(model: Model, node: Node, steps: list[Node]) -> Value:
-    """Let new nodes take the place of a node; the last one has its result, with its name."""
+    """Replace a node by `steps`; the last one computes its result, under its name."""
     graph, last = node.graph, steps[-1].output
     assert graph is not None
     for new in steps:
@@ -102,7 +102,7 @@ def pack(codes: Array, bits: int) -> Array:
     missing = -codes.shape[-1] % each
     if missing:
         codes = np.pad(codes, (*((0, 0),) * (codes.ndim - 1), (0, missing)), constant_values=1 << (bits - 1))
-    words = np.ascontiguousarray(codes).view(f"<u{each}")  # a word holds the codes of a byte, each in a byte of its own
+    words = np.ascontiguousarray(codes).view(f"<u{each}")  # a word holds one packed byte's codes, a byte each
     packed = np.empty(words.shape, np.uint8)
     whole, flat = words.reshape(-1), packed.reshape(-1)
     for at in range(0, len(whole), CHUNK):

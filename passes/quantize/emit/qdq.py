@@ -27,7 +27,7 @@ from .tables import read_codes_once, share_codes, share_floats, store_table
 def build(assignment: Assignment, labels: dict[Node, str] | None = None) -> Model:
     """A copy of the assignment's model in QDQ form, or in that of its mode. A value is quantized and dequantized once.
 
-    labels: names for nodes and their outputs, by which a profile tells them apart; by default they keep their own.
+    labels: names for nodes and their outputs, to distinguish them in a profile; by default they keep their own.
     """
     assignment = assignment.stored
     clone, mode = mapped_clone(assignment.model), assignment.options.mode
@@ -35,7 +35,7 @@ def build(assignment: Assignment, labels: dict[Node, str] | None = None) -> Mode
         name_nodes(clone, labels)
     if mode == "static":
         _QdqBuilder(assignment, clone, labels is not None).run()
-        if assignment.target != "graphopt":  # its own kernels take any channels
+        if assignment.target != "graphopt":  # its own kernels take any number of channels
             widen_channels.run(clone.model.graph, Context(assignment.target))
         if assignment.options.format == "qoperator":
             to_operators(clone.model.graph)
@@ -58,14 +58,14 @@ def build(assignment: Assignment, labels: dict[Node, str] | None = None) -> Mode
 
 
 def simulated(assignment: Assignment) -> MappedClone:
-    """The static form of an assignment with weights and biases as float constants, which can be replaced one by one."""
+    """The static form of an assignment with weights and biases as float constants, replaceable one by one."""
     clone = mapped_clone(assignment.model)
     _QdqBuilder(assignment, clone, False, simulates=True).run()
     return clone
 
 
 def name_nodes(clone: MappedClone, labels: dict[Node, str]) -> None:
-    """Name the copies of nodes, and their outputs after them."""
+    """Name the copies of nodes, and their outputs, by `labels`."""
     for node, name in labels.items():
         copy = clone.nodes[node]
         copy.name = name
@@ -78,7 +78,7 @@ class _QdqBuilder:
 
     def __init__(self, assignment: Assignment, clone: MappedClone, labelled: bool, simulates: bool = False) -> None:
         self.simulates = simulates
-        self.narrowed: dict[Value, Value] = {}  # original value -> the form of fewer bits that layers read
+        self.narrowed: dict[Value, Value] = {}  # original value -> its form in fewer bits, for layers
         self.assignment, self.clone, self.graph = assignment, clone, clone.model.graph
         self.labelled = labelled
         self.pairs: dict[Value, Value] = {}  # original value -> its dequantized form
@@ -115,7 +115,7 @@ class _QdqBuilder:
         return bool(consumers & set(value.users))
 
     def _only_narrow(self, value: Value) -> bool:
-        """Whether layers alone read a value's codes, in fewer than 8 bits."""
+        """Whether only layers read a value's codes, in fewer than 8 bits."""
         unit = self.producer.get(value)
         if value not in self.assignment.narrow or (unit is not None and unit.passes_codes):
             return False
@@ -123,7 +123,8 @@ class _QdqBuilder:
         return bool(readers) and all(u.linear is not None for u in readers)
 
     def _narrow(self, value: Value) -> Value:
-        """The form of a value in fewer than 8 bits, of its float form or of that in 8 bits where others read that."""
+        """A value in fewer than 8 bits, rounded from its float form, or from its 8-bit form if that has other
+        readers."""
         known = self.narrowed.get(value)
         if known is None:
             grid, copy = self.assignment.narrow[value], self.clone.values[value]
@@ -166,7 +167,7 @@ class _QdqBuilder:
         self._insert(copy, [*steps, dequantize])
         if unit is not None:
             self._redirect(uses, result, channels)
-            if result.is_unused:  # only float operators read the value, channel by channel
+            if result.is_unused:  # only float operators read the value, by channel
                 self.graph.erase(dequantize)
         if source is not copy:
             clamp = copy.producer
@@ -176,11 +177,11 @@ class _QdqBuilder:
         return result
 
     def _label(self, value: Value, suffix: str) -> str:
-        """A node's name: only profiles need one, and names must not clash."""
+        """A node's name: only where labels are given, since names must not clash."""
         return _named(value, suffix) if self.labelled else ""
 
     def _redirect(self, uses: Iterable[Use], result: Value, channels: ChannelGrid | None) -> None:
-        """Let uses of a value read its dequantized form: float operators the per-channel one, where there is one."""
+        """Redirect uses of a value to its dequantized form: float operators to the per-channel form, if any."""
         per_channel: Value | None = None
         for use in uses:
             read = result
@@ -198,7 +199,7 @@ class _QdqBuilder:
             owner.set_input(use.node, use.slot, read)
 
     def _insert(self, value: Value, steps: Sequence[Node]) -> None:
-        """Insert nodes right behind a value's producer, or first where it is an input."""
+        """Insert nodes right after a value's producer, or first for an input."""
         first, *rest = steps
         if value.producer is not None:
             self.graph.insert_after(value.producer, first)

@@ -1,4 +1,4 @@
-"""Tables of Gather as codes, dequantized row by row as they are read, alone or tied to the head of a model."""
+"""Gather tables stored as codes, dequantized per gathered row, alone or tied to the head of a model."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from .packed import gather_packed
 def store_table(clone: MappedClone, unit: Unit, codes: Codes, assignment: Assignment) -> None:
     """Gather(W) = dequantized Gather(codes): a scale a column, or a row where a head is tied to the table.
 
-    The copy's value of the unit's output becomes the dequantized one.
+    The clone's value for the unit's output becomes the dequantized one.
     """
     head = assignment.shared.heads.get(unit.node)
     node = clone.nodes[unit.node]
@@ -39,7 +39,7 @@ def store_table(clone: MappedClone, unit: Unit, codes: Codes, assignment: Assign
 def _by_column(graph: Graph, node: Node, unit: Unit, codes: Codes, name: str) -> Value:
     """DequantizeLinear(Gather(codes)), one scale a column.
 
-    Always int8: onnxruntime takes u8 behind it for the left side of a quantized product, and fails on its many scales.
+    Always int8: onnxruntime mistakes u8 codes for the left operand of a quantized product, and fails on the scales.
     """
     graph.set_input(node, 0, constant(unit.layer.stored(codes.rows), name, "codes"))
     result = node.output
@@ -66,8 +66,8 @@ def _by_column(graph: Graph, node: Node, unit: Unit, codes: Codes, name: str) ->
 def _by_row(graph: Graph, node: Node, codes: Codes, name: str, across: bool, dtype: DType | None) -> Value:
     """Gather(codes) · Gather(scale), of the head's own codes and scales.
 
-    across: codes are stored as the head's columns [H, V], from which rows are gathered along the second axis: slow in
-    onnxruntime, where the head reads the rows by Transpose (`share_codes`).
+    across: codes are stored as the head's columns [H, V], and rows gathered along the second axis: slow in onnxruntime,
+    for which the head instead reads rows through Transpose (`share_codes`).
     """
     stored, zero = stored_codes(codes.rows[0], dtype)
     new = _Replacement(node)
@@ -84,9 +84,9 @@ def _by_row(graph: Graph, node: Node, codes: Codes, name: str, across: bool, dty
 
 
 def _by_block(graph: Graph, node: Node, codes: Codes, name: str, dtype: DType | None) -> Value:
-    """(Gather(codes) − zeros) · scales, where each row's blocks have their own, spread over their inputs.
+    """(Gather(codes) − zeros) · scales, with zero points and scales per block of a row, spread over the block's inputs.
 
-    ONNX gathers no integers of 4 bits, so rows are read from Cast(codes), which onnxruntime computes once, as it loads.
+    ONNX gathers no 4-bit integers, so rows are read from Cast(codes), which onnxruntime folds when it loads.
     """
     assert codes.block is not None
     new, packed = _Replacement(node), codes.bits < 8
@@ -111,7 +111,7 @@ def _by_block(graph: Graph, node: Node, codes: Codes, name: str, dtype: DType | 
 
 
 class _Replacement:
-    """Nodes that compute the result of a Gather, and take its place."""
+    """Builds the nodes that replace a Gather."""
 
     def __init__(self, node: Node) -> None:
         indices, rank, graph = node.inputs[1], getattr(node.output.type, "rank", None), node.graph
@@ -120,7 +120,7 @@ class _Replacement:
         self.count = 0
 
     def emit(self, op: str, *inputs: Value, **attrs: Any) -> Value:
-        """The result of a new node."""
+        """Append a node; returns its result."""
         node = self.node
         new = Node(op, inputs, attrs, name=f"{node.name}_{self.count}_{op.lower()}" if node.name else "")
         new.made_by = "quantize"
@@ -131,7 +131,7 @@ class _Replacement:
         return new.output
 
     def finish(self, result: Value) -> Value:
-        """Let a result take the place of the Gather's, with its name and type."""
+        """Replace the Gather's result by `result`, with its name and type."""
         wanted = self.node.output.name
         result.type = self.node.output.type
         self.graph.replace_uses(self.node.output, result)
@@ -143,7 +143,7 @@ class _Replacement:
 def share_codes(clone: MappedClone) -> None:
     """Let heads read the codes [V, H] of their table, and the scales and zero points [V, B] of its blocks.
 
-    They do by Transpose, which onnxruntime computes once, as it loads.
+    Heads read through Transpose, which onnxruntime folds when it loads.
     """
     graph = clone.model.graph
     nodes = list(graph)
@@ -175,7 +175,7 @@ def _transposed(graph: Graph, source: Value, before: Node) -> Value:
 
 
 def share_floats(clone: MappedClone, assignment: Assignment) -> None:
-    """Let a float head read the float table that it is tied to, by Transpose, which onnxruntime computes once."""
+    """Let a float head read its tied float table through Transpose, which onnxruntime folds when it loads."""
     graph = clone.model.graph
     placed = {unit.node for unit in assignment.units}
     turned: dict[Value, Value] = {}
@@ -193,7 +193,7 @@ def share_floats(clone: MappedClone, assignment: Assignment) -> None:
 
 
 def read_codes_once(clone: MappedClone) -> None:
-    """Let tables of one constant share the Cast or Reshape of it that they read: each is computed as a model loads."""
+    """Let tables of one constant share its Cast or Reshape, each of which is computed when a model loads."""
     graph, first = clone.model.graph, dict[tuple[str, Value], Node]()
     for node in list(graph):
         source = node.inputs[0] if node.made_by == "quantize" and node.op in ("Cast", "Reshape") else None

@@ -1,1 +1,1 @@
-"""What rounding costs a model's results: of single units, predicted or measured, of inputs, and by elements."""
+"""Errors of rounding in a model's results: of single units, predicted or measured, of inputs, and by elements."""

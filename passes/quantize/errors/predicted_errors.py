@@ -1,4 +1,4 @@
-"""The errors of single units, predicted: what each rounds, times the slope of the results there, all in one pass."""
+"""Predicted errors of single units: each unit's rounding error times the results' gradient, in one pass for all."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from ..emit.narrow import narrowed
 from ..numerics.grids import Codes
 
 DRAWS = 16
-"""Backward passes a feed, where results have many elements: the order hangs on the spread of their squares.
+"""Backward passes a feed, where results have many elements: the ranking depends on the spread of their squares.
 `graphopt.Quantize(sensitivity=True)` reports the rank correlation with measured errors."""
 
 
@@ -29,9 +29,9 @@ def predicted_errors(
     calibrated: CalibratedModel, units: Sequence[Unit], context: StageContext, samples: int
 ) -> dict[Unit, float]:
     """Relative errors (RMS) of the results with each unit alone quantized, to first order: E Σ_y ⟨∂y/∂v, δ⟩² / ‖y‖²
-    for the change δ of the unit's result v that rounding its inputs, its weight and its result makes, computed exactly.
+    for the change δ of the unit's result v by rounding its inputs, weight and result, computed exactly.
 
-    It is the Fisher information of Theis et al. 2018 along what quantization does. {} where it is not known: for
+    It is the Fisher information of Theis et al. 2018 along the change by quantization. {} where unknown: for
     activations with scales a channel, and where a node has no gradient.
     """
     assignment = calibrated.assignment
@@ -69,7 +69,7 @@ def _changed(clone: MappedClone, unit: Unit, assignment: Assignment, rounded: di
             if unit.linear.addition is None:
                 inputs = [*inputs[:2], Value(constant=Constant.of(codes.bias))]
             elif unit.linear.bias is not None:
-                shift = codes.bias - unit.linear.bias  # of the Add behind the product
+                shift = codes.bias - unit.linear.bias  # the bias of the Add after the product
     result = _append(clone, node, inputs)
     if shift is not None:
         more = Node("Add", [result, Value(constant=Constant.of(shift.astype(np.float32)))], None, [result.type])
@@ -84,7 +84,7 @@ def _changed(clone: MappedClone, unit: Unit, assignment: Assignment, rounded: di
 
 
 def whole_weight(codes: Codes) -> Array:
-    """The weight that codes stand for, f32 [G, N/G, K]."""
+    """The dequantized weight of codes, f32 [G, N/G, K]."""
     depth = codes.rows.shape[-1]
     scale, zero = codes.scale, codes.zero
     if scale.ndim == 2:
@@ -122,7 +122,7 @@ def _rounded(
 
 
 def _rounded_while_running(clone: MappedClone, value: Value, known: dict[tuple[Value, bool], Value]) -> Value:
-    """A value of the clone on the grid that it gets where it is quantized while the model runs."""
+    """A value of the clone, rounded to its run-time grid of mode dynamic."""
     if (value, False) not in known:
         quantize = Node("DynamicQuantizeLinear", (value,), None, 3)
         clone.model.graph.append(quantize)

@@ -1,8 +1,8 @@
-"""Products of language models whose inputs must stay float where inputs are quantized while the model runs.
+"""Products of language models whose inputs must stay float in mode dynamic.
 
-A few tokens, the first of a text among them, have activations thousands of times those of others: one scale a tensor
-rounds all others to nothing (LLM.int8, Dettmers et al. 2022). Which layers that are is measured in one session: each
-product reads its input rounded or as it is, by a switch.
+A few tokens, such as the first of a text, have activations thousands of times larger than others: one scale a tensor
+rounds all others to zero (LLM.int8, Dettmers et al. 2022). One session measures the affected layers: a switch lets each
+product read its input rounded or unrounded.
 """
 
 from __future__ import annotations
@@ -20,8 +20,8 @@ from ..emit.mapped_clone import MappedClone, mapped_clone
 from .variants import Variants
 
 MARGIN = 0.8
-"""The share of the limit that rounded inputs may take: rounded weights take some, too, and these samples are few. In
-8 bits SmolLM2-135M's weights take 0.008 of 0.05 nats."""
+"""The share of the limit available to rounded inputs: rounded weights take some, too, and the samples are few. In 8
+bits SmolLM2-135M's weights take 0.008 of 0.05 nats."""
 
 
 def harmful_inputs(
@@ -57,7 +57,7 @@ def harmful_inputs(
 
 
 def _add_switches(clone: MappedClone, switches: dict[Unit, str]) -> None:
-    """Let each product read its input, or that input rounded, by an input of the model."""
+    """Add model inputs that switch each product between its input and the rounded input."""
     graph, known = clone.model.graph, dict[Value, Value]()
     for unit, name in switches.items():
         node, x = clone.nodes[unit.node], clone.nodes[unit.node].inputs[0]

@@ -15,15 +15,15 @@ from ..emit.qdq import build
 from .predicted_errors import drop_final_softmax, predicted_errors
 
 RANKED = 4
-"""Samples by which units are ranked; the verdict on an assignment takes all. A rank needs no more: each unit costs a
-session and this many runs. `python -m tests.bench.zoo_int8` shows the accuracy that ranking by them leads to."""
+"""Samples for ranking units; the verdict on an assignment uses all. A ranking needs no more: each unit costs a session
+and this many runs. `python -m tests.bench.zoo_int8` shows the resulting accuracy."""
 
 
 class SingleUnitErrors:
-    """Relative errors (RMS, worst output, first samples) by unit, as far as they were measured.
+    """Relative errors (RMS, worst output, first samples) by unit, where measured.
 
-    predicted: the same to first order, from one backward pass for all units, as far as they were predicted. Scores are
-    compared before a final Softmax: behind it a few near ties make all of the error of a few samples.
+    predicted: errors to first order, from one backward pass for all units, where predicted. Scores are compared before
+    a final Softmax: after it, a few near ties dominate the error of a few samples.
     """
 
     def __init__(self, calibrated: CalibratedModel, context: StageContext) -> None:
@@ -32,7 +32,7 @@ class SingleUnitErrors:
         self.predicted: dict[Unit, float] = {}
 
     def measure(self, units: Iterable[Unit]) -> None:
-        """Measure the units whose error is not known: a session and `RANKED` runs each. Infinite where results are."""
+        """Measure the units without a known error: a session and `RANKED` runs each. Infinite for infinite results."""
         quality = self.context.quality
         reference = clone_model(self.calibrated.model)
         if drop_final_softmax(reference):
@@ -50,7 +50,7 @@ class SingleUnitErrors:
         return model
 
     def predict(self, units: Sequence[Unit]) -> None:
-        """Predict the errors of units, together; nothing where a node has no gradient, nor of large models, whose
-        weights a gradient copies several times."""
+        """Predict the errors of units, together; no prediction where a node has no gradient, nor for large models,
+        whose weights a gradient copies several times."""
         if not is_large(self.calibrated.model) and not all(unit in self.predicted for unit in units):
             self.predicted.update(predicted_errors(self.calibrated, units, self.context, RANKED))

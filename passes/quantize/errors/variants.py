@@ -1,4 +1,4 @@
-"""Variants of a model measured in one session, which reads what differs between them as inputs."""
+"""Variants of a model measured in one session, which reads their differing constants as inputs."""
 
 from __future__ import annotations
 
@@ -13,34 +13,34 @@ from ....ir import Array, Model, TensorType
 from ....measure import Quality, figures
 
 SAMPLES, WORK, SHORTEST, LONGEST = 4, 2e12, 8, 256
-"""Samples by which variants are measured, the multiply-adds that all may take together, and the least and most tokens
-of each sample. By count, not measured, SmolLM2-135M gets 17 tokens a sample for 211 variants. A choice."""
+"""Samples for measuring variants, the most multiply-adds of all runs together, and the least and most tokens of each
+sample. By counting, SmolLM2-135M gets 17 tokens a sample for 211 variants. A choice."""
 
 
 class Variants:
-    """A model with inputs beside its own; `usual` are their values in the model that variants are compared with.
+    """A model with additional inputs; `usual`: their values in the model that variants are compared with.
 
-    runs: how many variants there will be: of prompts so many tokens are read that all of them stay within `WORK`.
+    runs: the number of variants, which limits the tokens of prompts so that all runs stay within `WORK`.
     """
 
     def __init__(self, model: Model, usual: Mapping[str, Array], context: StageContext, runs: int) -> None:
         self._session, self._usual = session_maker("portable")(model), dict(usual)
-        work = runs * figures(context.quality.reference).parameters  # multiply-adds a token
+        work = runs * figures(context.quality.reference).parameters  # multiply-adds per token
         feeds = _short_samples(context, WORK / max(1, work))
         given = _Given(self._session, self._usual)
         self._quality = Quality(context.quality.reference, lambda _: given, feeds, samples=len(feeds))
 
     def harm(self, changed: Mapping[str, Array]) -> float:
-        """How far a variant's results are: the divergence of the next token in nats, elsewhere the power of the noise
-        as a share of the signal's; at most 1 where they are no numbers."""
+        """The error of a variant's results: the divergence of the next token in nats, elsewhere noise power as a share
+        of signal power; 1 where the error is no finite number."""
         found = self._quality.fidelity_of(_Given(self._session, {**self._usual, **changed}))
         harm = 10.0 ** (-found.sqnr_db / 10.0) if found.divergence is None else found.divergence
         return max(float(harm), 0.0) if np.isfinite(harm) else 1.0
 
 
 def _short_samples(context: StageContext, tokens: float) -> list[dict[str, Any]]:
-    """A few samples; of prompts of a decoder the first tokens, about `tokens` in all, as one batch where its size is
-    free: weights that are inputs are packed anew for each run."""
+    """A few samples; for a decoder the first tokens of prompts, about `tokens` in all, as one batch where the batch
+    size is free: each run packs weights anew that are inputs."""
     feeds, prompts = context.calibration.first(SAMPLES), context.calibration.prompts
     if prompts is None or not prompts.caches:
         return feeds
@@ -54,7 +54,7 @@ def _short_samples(context: StageContext, tokens: float) -> list[dict[str, Any]]
 
 
 class _Given:
-    """A session that is given more beside each sample."""
+    """A session with additional fixed inputs beside each sample."""
 
     def __init__(self, session: Any, more: Mapping[str, Array]) -> None:
         self.session, self.more = session, more

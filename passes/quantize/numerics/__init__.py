@@ -1,1 +1,1 @@
-"""Integers for real numbers: grids, rounding, equalisation, scales a channel. Arrays in, arrays out."""
+"""Numerics of quantization: grids, rounding, equalization, scales a channel. Arrays in, arrays out."""

@@ -1,8 +1,8 @@
-"""Grids of few bits for blocks: inputs of one output that share a scale, and a zero point where that serves them.
+"""Grids of few bits for blocks: inputs of one output that share a scale, and a zero point where that lowers the cost.
 
-For each block a scale is sought that costs least, Σ c (w − s (q − z))², among narrower ranges than the block's own, and
-refitted by least squares to the codes it leads to (llama.cpp's k-quants search alike). Symmetric grids use the whole
-range, with the largest element at the end that has one code more, so scales may be negative.
+For each block the scale of least cost, Σ c (w − s (q − z))², is searched among ranges narrower than the block's own,
+and refitted by least squares to the resulting codes (llama.cpp's k-quants search similarly). Symmetric grids use the
+whole range, with the largest element at the end with the extra code, so scales may be negative.
 """
 
 from __future__ import annotations
@@ -20,29 +20,29 @@ from ....machine.cpu import cpu_count
 from .grids import LEAST
 
 SHARES = tuple(float(share) for share in np.linspace(1.0, 0.6, 9))
-"""Shares of a block's range that are tried, each refitted: `tests/quantize/test_blocks.py` holds the cost against that
-of a search over 91 shares and all zero points, at most 12 % less."""
+"""Shares of a block's range to try, each refitted: `tests/quantize/test_blocks.py` compares the cost with a search over
+91 shares and all zero points, which costs at most 12 % less."""
 CHUNK = 1 << 20
-"""Weights that are worked on at a time, 4 MB an array: copies of whole weights would take gigabytes.
+"""Weights processed at a time, 4 MB an array: copies of whole weights would take gigabytes.
 `python -m tests.bench.memory` prints time and memory."""
 MOST_WORKERS = 8
-"""Threads that search at most: more would wait for memory."""
+"""The most search threads: more would wait for memory."""
 HELD = 1e-4
-"""Stiffness of a refitted scale: enough for float32 where blocks are alike, too little to matter elsewhere."""
+"""Stiffness of a refitted scale: enough for float32 where blocks are similar, negligible elsewhere."""
 SAVED = 0.98
 """Zero points are stored where they lower the cost below this share of it: they cost 1/8 bit a weight of some 5."""
 SAMPLED, EVERY = 16, 512
-"""Of a large weight's rows, the first of as many, by which zero points are found to serve it or not, so that only grids
-of one kind are sought: a thirtieth of the time that both take. 16 rows of float32 are a line of memory where rows lie
-side by side."""
+"""The first SAMPLED of every EVERY rows of a large weight, which decide whether zero points pay, so that only grids of
+one kind are searched: a thirtieth of the time of both. 16 rows of float32 are a cache line where rows are columns in
+memory."""
 CLEAR = 0.02
-"""By how much more or less than `SAVED` the sample must say, as a share; else both kinds are sought for all rows. The
-share of a sample of 2¹³ blocks of normal numbers is off by 0.002."""
+"""The least relative distance of the sample's cost share from `SAVED`; below it both kinds are searched for all rows.
+The share of a sample of 2¹³ blocks of normal numbers is off by 0.002."""
 
 
 @dataclass(frozen=True, slots=True)
 class BlockGrid:
-    """scale: f32 [N, B] of each block. zero: int8 [N, B], the code of 0; None where that is 0 everywhere. cost: the
+    """The grid of each block. scale: f32 [N, B]. zero: int8 [N, B], the code of 0; None where 0 everywhere. cost: the
     weighted squared error of nearest rounding."""
 
     scale: Array
@@ -51,7 +51,7 @@ class BlockGrid:
 
 
 def stored_bits(bits: int) -> int:
-    """The bits of a packed code: onnxruntime's products take 2, 4 and 8, so a code of 3 takes the room of 4."""
+    """The bits of a packed code: onnxruntime's products take 2, 4 and 8, so a 3-bit code occupies 4."""
     return 4 if bits == 3 else bits
 
 
@@ -85,7 +85,7 @@ def plain_scale(rows: Array, bits: int, block: int) -> Array:
 def best_grid(rows: Array, cost: Array | None, bits: int, block: int, codes: Array | None = None) -> BlockGrid:
     """The grid of rows f32 or f16 [N, K] whose nearest codes cost least by the weight c [K] of each input's error.
 
-    cost: None where all count alike. codes: int8 [N, K], which takes these codes.
+    cost: None for equal weights. codes: int8 [N, K], the output array for the codes.
     """
     costs = np.ones((1, block), np.float32) if cost is None else in_blocks(cost.astype(np.float32), block)
     zeroed = _needs_zeros(rows, costs, bits, block)
@@ -107,8 +107,8 @@ def best_grid(rows: Array, cost: Array | None, bits: int, block: int, codes: Arr
 def fitted_scale(rows: Array, steps: Array, scale: Array, covariance: Array, block: int) -> Array:
     """The scales s [N, B] of least J = tr(Δ C Δᵀ), Δ = W − s θ, for rows W and steps θ = q − z, f32 [N, K].
 
-    A row's J is a quadratic form of its scales, whose matrix is θ_aᵀ C_ab θ_b for blocks a and b. Each is held to the
-    scale it had by `HELD` of its diagonal, a block of zeros wholly.
+    A row's J is a quadratic form of its scales, whose matrix is θ_aᵀ C_ab θ_b for blocks a and b. Each scale is held to
+    its former value by `HELD` of the diagonal; that of a zero block is fixed.
     """
     found, depth, count = np.empty_like(scale), rows.shape[1], scale.shape[1]
     padded = np.zeros((count * block,) * 2, np.float32)
@@ -132,7 +132,7 @@ def fitted_scale(rows: Array, steps: Array, scale: Array, covariance: Array, blo
 
 
 def _needs_zeros(rows: Array, costs: Array, bits: int, block: int) -> bool | None:
-    """Whether zero points are worth their bytes, by some rows of a large weight; None where that is not clear."""
+    """Whether zero points are worth their bytes, by sampled rows of a large weight; None where unclear."""
     if rows.size <= CHUNK or len(rows) < 2 * EVERY:
         return None
     some = [_search(part, costs, bits, block) for at in range(0, len(rows), EVERY)
@@ -175,5 +175,5 @@ def in_parts(rows: Array) -> Iterator[tuple[int, Array]]:
 
 
 def _live(scale: Array) -> Array:
-    """Scales as f32, 1 in place of those too small: their blocks are 0."""
+    """Scales as f32, with 1 for scales too small, whose blocks are 0."""
     return np.asarray(np.where(np.abs(scale) > LEAST, scale, 1.0), np.float32)

@@ -1,4 +1,4 @@
-"""Cross-layer equalisation (Nagel et al. 2019): channels between two layers get ranges alike.
+"""Cross-layer equalization (Nagel et al. 2019): channels between two layers get equal ranges.
 
 W2 relu(W1 x + b1) = (W2 S) relu(S⁻¹ (W1 x + b1)) for any positive diagonal S. With s = √(r1 / r2), r the largest weight
 of a channel in its layer, both layers' channels span √(r1 r2): one scale then fits all channels between them.
@@ -15,15 +15,15 @@ from ....errors import Declined
 from ....ir import Constant, Graph, Model, Node, Value
 
 SWEEPS, LIMIT = 4, 32.0
-"""Sweeps over all pairs (a layer is in two pairs, so that one sweep does not settle it), and the most by which a
-channel is scaled in a sweep. `python -m tests.bench.zoo_int8` shows the effect."""
+"""Sweeps over all pairs (a layer is in two pairs, so that one sweep does not converge), and the largest scaling of a
+channel per sweep. `python -m tests.bench.zoo_int8` shows the effect."""
 SPREAD = 8.0
-"""A pair is left alone while its channels' ranges differ by less, 3 of 8 bits: scales a channel serve weights anyway.
-`python -m tests.bench.zoo_int8` shows the effect."""
+"""Least ratio of a pair's channel ranges for scaling it, 3 of 8 bits: weights have scales a channel anyway. `python -m
+tests.bench.zoo_int8` shows the effect."""
 
 
 def equalize(model: Model) -> int:
-    """Equalise all pairs of layers in place; the model computes the same. Returns how many pairs were scaled."""
+    """Equalize all pairs of layers in place; the model's function is unchanged. Returns the number of pairs scaled."""
     pairs = list(_pairs(model.graph))
     changed = set()
     for _ in range(SWEEPS):

@@ -1,4 +1,4 @@
-"""Grids: the integers that stand for the real numbers of an activation, and of a linear operator's weights."""
+"""Grids: the map between integers and real numbers of an activation, and of a linear operator's weights."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from ....kernels.tensors.quantization import Quantization
 PAIR_LIMIT = 128
 """The largest sum of two weights of one sign for which 255 · (w1 + w2) fits 16 bits: 255 · 128 = 32640 ≤ 32767."""
 BIAS_LIMIT = 2.0**30
-"""The largest code of a bias: half of int32, so that the sum of products beside it fits."""
+"""The largest code of a bias: half of int32, which leaves room for the sum of products."""
 LEAST = 1e-20
 """The smallest scale of weights: its product with an activation's scale of 1e-18 is still a normal float32."""
 
@@ -52,7 +52,7 @@ class NarrowGrid:
         return self.low + (1 << self.bits) - 1
 
     def rounded(self, x: Array) -> Array:
-        """x as its codes represent it, f32."""
+        """x rounded to the grid, f32."""
         scale = np.float32(self.scale)
         codes = np.clip(np.rint(x / scale) + self.zero, self.low, self.high)
         return np.asarray((codes - self.zero) * scale, np.float32)
@@ -75,9 +75,9 @@ class Codes:
 
     rows: int8 [G, N/G, K]. scale: f32 [G, N/G, B], for B blocks of `block` inputs, the last of which may be partial;
     of all inputs where `block` is None. bias: f32 [G · N/G], corrected for the mean error of rounding, or None. bits:
-    the width they were chosen for. worst_pair: the largest |sum| of two codes of one sign in any row. zero: int8
-    [G, N/G, B], the code of 0 in each block; None where that is 0. is_stored: in mode dynamic, the product reads them
-    as floats: its input is not quantized.
+    the width they were chosen for. worst_pair: the largest |sum| of two codes of one sign in any row. zero: int8 [G,
+    N/G, B], the code of 0 in each block; None for 0. is_stored: in mode dynamic, the product reads the codes as floats,
+    and its input is not quantized.
     """
 
     rows: Array
@@ -90,12 +90,12 @@ class Codes:
     is_stored: bool = False
 
     def holds_bias(self, step: float) -> bool:
-        """The bias fits 32 bits, in units of these scales times the input's, `step`."""
+        """Whether the bias fits 32 bits, in units of these scales times the input's scale `step`."""
         return self.bias is None or bool((bias_room(self.bias, step) <= self.scale.max(axis=-1).reshape(-1)).all())
 
 
 def worst_pair(rows: Array) -> int:
-    """The largest magnitude of a sum of two codes of one sign within a row, wherever they stand."""
+    """The largest magnitude of a sum of two codes of one sign in a row, at any positions."""
     flat = rows.reshape(-1, rows.shape[-1])
     if flat.shape[-1] < 2:
         return int(np.abs(flat.astype(np.int16)).max(initial=0))
@@ -104,7 +104,7 @@ def worst_pair(rows: Array) -> int:
 
 @dataclass(frozen=True, slots=True)
 class _Top:
-    """Of the elements of one sign in each row: the magnitudes of the two largest, [..., 1], and where the first is."""
+    """The two largest magnitudes among the elements of one sign in each row, [..., 1], and the index of the first."""
 
     at: Array
     first: Array
@@ -117,7 +117,7 @@ def _tops(rows: Array) -> tuple[_Top, _Top]:
     places = rows.argmax(axis=-1)[..., None], rows.argmin(axis=-1)[..., None]
     first = [np.take_along_axis(rows, at, -1).astype(wide) for at in places]
     for at, value, other in zip(places, first, (np.minimum, np.maximum)):
-        np.put_along_axis(rest, at, other(value, 0), -1)  # the other sign stays: it may be its second
+        np.put_along_axis(rest, at, other(value, 0), -1)  # keeps the other sign's largest
     second = [end(axis=-1, keepdims=True).astype(wide) for end in (rest.max, rest.min)]
     signs = (1, -1)
     highest, lowest = (
@@ -160,10 +160,10 @@ def bias_codes(bias: Array, scale: Array) -> Array:
 
 
 def nonzero_scales(scale: Array) -> Array:
-    """Scales as f32, those up to `LEAST` replaced by the finest of the others, or by 1 without any.
+    """Scales as f32; scales up to `LEAST` are replaced by the finest other scale, or by 1 without any.
 
-    Rows with such scales may as well be zero: products with the scale would underflow, and a coarse one would round
-    their biases away.
+    Rows with such scales are practically zero: products with their scale would underflow, and a coarse scale would
+    round their biases away.
     """
     live = scale > LEAST
     finest = scale[live].min() if live.any() else 1.0

@@ -1,6 +1,6 @@
 """Weights of 2 to 4 bits: a scale and bounds for each row of least error, then codes and scales in turn.
 
-2ᵇ codes lie unevenly about zero: −2 … 1 or −1 … 2 at 2 bits. Each row takes the side that costs less.
+2ᵇ codes are asymmetric about zero: −2 … 1 or −1 … 2 at 2 bits. Each row uses the side of less error.
 """
 
 from __future__ import annotations
@@ -13,13 +13,13 @@ from .rounding import best_codes, damping, descend, nearest
 from .single_rows import damped, descended, nearest_plane, row_costs
 
 SHARES = np.linspace(1.0, 0.3, 29)
-"""Shares of the largest weight that are tried as the range. `python -m tests.bench.below8` shows the effect."""
+"""Candidate ranges as shares of the largest weight. `python -m tests.bench.below8` shows the effect."""
 TURNS = 3
-"""Turns of scales in closed form and codes by descent. `python -m tests.bench.below8` shows the effect."""
+"""Alternations of scales in closed form and codes by descent. `python -m tests.bench.below8` shows the effect."""
 
 
 def grouped_codes(rows: Array, covariances: Array, bits: int) -> tuple[Array, Array]:
-    """Codes int8 [G, N, K] and scale f32 [G, N, 1] of rows f32 [G, N, K] that cost least by C [G, K, K]."""
+    """Codes int8 [G, N, K] and scale f32 [G, N, 1] of least error by C [G, K, K], for rows f32 [G, N, K]."""
     if rows.shape[1] == 1:  # a depthwise convolution has many groups of one row
         codes, scale = _single_rows(rows[:, 0], np.asarray(covariances), bits)
         return codes[:, None], scale[:, None, None]
@@ -28,7 +28,7 @@ def grouped_codes(rows: Array, covariances: Array, bits: int) -> tuple[Array, Ar
 
 
 def _single_rows(weight: Array, covariances: Array, bits: int) -> tuple[Array, Array]:
-    """`narrow_codes` of rows [G, K] that have a C [G, K, K] each, all at once."""
+    """`narrow_codes` of rows [G, K] with a separate C [G, K, K] each, all at once."""
     firm = damped(covariances)
     scale, low, high = _start(weight, np.einsum("gkk->gk", firm), bits)
     codes = nearest_plane(weight, scale, low, high, firm)

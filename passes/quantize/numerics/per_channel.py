@@ -1,7 +1,8 @@
-"""Per-channel activations at no cost: scales a channel where floats are quantized, folded into the weights beside.
+"""Per-channel activations at no cost: scales a channel where floats are quantized, folded into adjacent weights.
 
 x_c = s_c (code_c − z_c). Integer operators take one scale q and zero point z for all channels, so a convolution between
-such codes sees x' = q (code − z), where x = T x' + d with T = diag(s / q), d_c = s_c (z − z_c), and it is folded:
+such codes reads x' = q (code − z), where x = T x' + d with T = diag(s / q), d_c = s_c (z − z_c), and T and d fold into
+it:
 
     W' = T_out⁻¹ W T_in        b' = T_out⁻¹ (b + W d_in − d_out)
 
@@ -23,14 +24,14 @@ from ....kernels.tensors.quantization import Quantization
 from ...fold.weights import scale_conv_inputs
 
 LEAST = 0.03
-"""The narrowest range of a channel, relative to the widest: unseen samples may exceed the seen range. Found together
-with `ENOUGH` of per_channel_activations; `python -m tests.bench.zoo_int8 silero-openvino` shows the effect."""
+"""The narrowest range of a channel, relative to the widest: unseen samples may exceed the observed range. Tuned
+together with `ENOUGH` of per_channel_activations; `python -m tests.bench.zoo_int8 silero-openvino` shows the effect."""
 LONG = 16
-"""Elements of a channel in one run from which onnxruntime's loops over channels take next to no time; in shorter runs
-they take 65 ns an element. `python -m tests.bench.zoo_int8 silero-openvino` shows the effect."""
+"""Contiguous elements of a channel from which onnxruntime's loops over channels cost next to nothing; shorter runs cost
+65 ns an element. `python -m tests.bench.zoo_int8 silero-openvino` shows the effect."""
 SHARE = 0.85
-"""The power of the channels' ranges that their scales follow where weights share scales across them: 1 gives every
-channel all codes and makes the weights as uneven as the channels were; 0 is one scale.
+"""The exponent of the channels' ranges in their scales, where weights share scales across channels: 1 gives every
+channel all codes and makes the weights as uneven as the channels were; 0 gives one scale.
 `python -m tests.bench.zoo_int8 rapidocr-rec` shows the effect."""
 
 
@@ -38,7 +39,7 @@ channel all codes and makes the weights as uneven as the channels were; 0 is one
 class ChannelGrid:
     """scale f32 [C] and zero i64 [C] of the channels along axis 1 of `rank`; base: the grid that integer operators see.
 
-    run: elements of a channel that stand together in a sample.
+    run: contiguous elements of a channel in a sample.
     """
 
     scale: Array
@@ -69,9 +70,9 @@ def channel_grid(
     """Cover [low, high] ∋ 0 of each channel, f64 [C], of values of this shape, [N, C, …].
 
     energy: of the weights that read each channel, [C]. one_zero: all channels share one zero point, as padding with
-    zeros asks for: that of least noise Σ energy_c s_c². mixed: readers sum over channels, with one scale for the
-    weights of one sum. Scales are drawn together then by `SHARE`: even channels make uneven weights (SmoothQuant, Xiao
-    et al. 2023).
+    zeros requires: that of least noise Σ energy_c s_c². mixed: readers sum over channels, with one scale for the
+    weights of one sum. Then `SHARE` brings the scales closer together: even channels make uneven weights (SmoothQuant,
+    Xiao et al. 2023).
     """
     low, high = np.minimum(low, 0.0), np.maximum(high, 0.0)
     floor = max(float((high - low).max(initial=0.0)) * LEAST, 1e-20)
@@ -105,7 +106,7 @@ def _covering(low: Array, high: Array, zero: Array) -> Array:
 
 
 def _one_zero(low: Array, high: Array, energy: Array) -> tuple[Array, int]:
-    """Scales [C] under the zero point that costs least."""
+    """Scales [C] and the common zero point of least noise."""
     costs: list[tuple[float, int, Array]] = []
     for zero in range(256):
         if (zero == 0 and low.any()) or (zero == 255 and high.any()):
@@ -117,14 +118,14 @@ def _one_zero(low: Array, high: Array, energy: Array) -> tuple[Array, int]:
 
 
 def channel_energy(linear: Linear) -> Array:
-    """Σ w² over the weights of a convolution that each input channel is_good_enough, [C]."""
+    """Σ w² over the weights of a convolution that read each input channel, [C]."""
     squares = linear.weight.astype(np.float64) ** 2
     split = squares.reshape(linear.groups, -1, *squares.shape[1:])
     return np.asarray(split.sum(axis=(1, *range(3, split.ndim))).reshape(-1))
 
 
 def fold_channel_scales(linear: Linear, read: ChannelGrid | None, written: ChannelGrid | None) -> Linear:
-    """The convolution as a map from x' to y' instead of from x to y; None where both are one."""
+    """The convolution as a map from x' to y' instead of from x to y; read, written: None where x' = x, y' = y."""
     if read is not None:
         node, kernel, rest = linear.node, linear.weight, tuple(range(1, linear.weight.ndim))
         shift = scale_conv_inputs(node, kernel, read.lift).sum(axis=rest)

@@ -1,8 +1,8 @@
 """Round the weights of one layer to integers: θ* = argmin over codes of J = tr(Δ C Δᵀ), Δ = W − s θ.
 
-C is the covariance of the layer's inputs: the bias is free, so it takes up the mean of the error in closed form. First
-GPTQ (Frantar et al. 2023: round one column, spread its error over those not yet rounded), then coordinate descent: one
-code at a time to its optimum given all others, which never raises J.
+C is the covariance of the layer's inputs: the free bias absorbs the mean of the error in closed form. First GPTQ
+(Frantar et al. 2023: round one column, spread its error over those not yet rounded), then coordinate descent: one code
+at a time to its optimum given all others, which never raises J.
 """
 
 from __future__ import annotations
@@ -12,13 +12,13 @@ import numpy as np
 from ....ir import Array
 
 DAMPING = 0.01
-"""Added to the diagonal of C, relative to its mean: directions that calibration data did not show cost something, too.
-The value of Frantar et al. 2023."""
+"""Added to the diagonal of C, relative to its mean, so that directions absent from calibration data cost something,
+too. The value of Frantar et al. 2023."""
 POLISHED = 4e9
-"""Multiply-adds that one sweep of coordinate descent over a layer may take: 0.1 s at 40 billion a second.
+"""The most multiply-adds of one sweep of coordinate descent over a layer: 0.1 s at 40 billion a second.
 `python -m tests.bench.zoo_int8` shows the accuracy, `python -m tests.bench.quantize_time` the time."""
 SWEEPS = 2
-"""Turns of coordinate descent over the codes of a layer. A choice."""
+"""Sweeps of coordinate descent over the codes of a layer. A choice."""
 _BLOCK = 32
 """Columns rounded before their error is spread over the rest by one product. Not tuned finely: 16 to 64 take as long,
 the 128 of Frantar et al. 2023 a third more, on 1,536 rows of 576."""
@@ -27,7 +27,7 @@ the 128 of Frantar et al. 2023 a third more, on 1,536 rows of 576."""
 def objective(error: Array, covariance: Array) -> float:
     """J = tr(Δ C Δᵀ) for Δ [N, K] and C [K, K]: the mean of ‖Δ (x − E x)‖² over the data.
 
-    Where the data do not vary, C is rounding alone, and J must not be below 0 for that.
+    Where the data do not vary, C consists of rounding errors, and J is clipped at 0.
     """
     return max(0.0, float(np.einsum("nk,nk->", error @ covariance, error, dtype=np.float64)))
 
@@ -72,12 +72,12 @@ def is_polished(weight: Array, most: float = POLISHED) -> bool:
 
 
 def spread_codes(weight: Array, scale: Array, low: Array, high: Array, covariance: Array) -> tuple[Array, Array]:
-    """The codes f32 [N, K] before coordinate descent, GPTQ's or the nearest, whichever cost less; and the damped C."""
+    """The codes f32 [N, K] before coordinate descent, GPTQ's or the nearest, by least error; and the damped C."""
     plain = nearest(weight, scale, low, high)
     damped = covariance + np.eye(len(covariance), dtype=np.float32) * damping(covariance)
     candidates = [plain]
     solved = _nearest_plane(weight, scale, low, high, damped)
-    if solved is None:  # float32 could not tell its least eigenvalues from 0
+    if solved is None:  # its least eigenvalues are below float32's resolution
         firmer = damped + np.eye(len(covariance), dtype=np.float32) * (9 * damping(covariance))
         solved = _nearest_plane(weight, scale, low, high, firmer)
     if solved is not None:
@@ -105,7 +105,7 @@ def _nearest_plane(weight: Array, scale: Array, low: Array, high: Array, damped:
         return None
     w = np.ascontiguousarray(weight[:, order].T)  # [K, N]: a column of the weight is a row here
     least, most, steps = (np.ascontiguousarray(a[:, order].T) for a in (low, high, scale))
-    codes, owed = np.empty_like(w), np.zeros_like(w)  # owed: Σ M[j, i] e_j over the columns j already rounded
+    codes, owed = np.empty_like(w), np.zeros_like(w)  # owed: Σ M[j, i] e_j over the already rounded columns j
     for end in range(len(w), 0, -_BLOCK):
         start = max(0, end - _BLOCK)
         errors = np.empty((end - start, w.shape[1]), np.float32)
@@ -149,9 +149,9 @@ def descend(weight: Array, codes: Array, scale: Array, low: Array, high: Array, 
 
 
 def clipped_scale(weight: Array, scale: Array, low: Array, high: Array, variance: Array) -> Array:
-    """Scale [N] whose nearest codes of weight [N, K] cost least by the variance [N, K] of each input.
+    """Scale [N] of nearest codes with the least error for weight [N, K], by the variance [N, K] of each input.
 
-    Clipping rare large weights refines all others.
+    Clipping rare large weights gives all others finer steps.
     """
     best, least = scale.copy(), np.full(len(scale), np.inf)
     for share in np.linspace(1.0, 0.45, 23):

@@ -1,6 +1,6 @@
-"""Layers whose groups have one row each, as depthwise convolutions: all rows rounded at once, each by its own C.
+"""Layers whose groups have one row each, such as depthwise convolutions: rounds all rows at once, each by its own C.
 
-`rounding.best_codes` a group takes half a millisecond for a row of 25 weights, nearly all of it calls.
+`rounding.best_codes` per group takes half a millisecond for a row of 25 weights, nearly all of it call overhead.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ def damped(covariances: Array) -> Array:
 
 
 def single_row_codes(weight: Array, scale: Array, low: Array, high: Array, covariances: Array) -> Array:
-    """`rounding.best_codes` of rows f32 [G, K] with scale [G] and bounds [G, K], that have a C [G, K, K] each: int8."""
+    """`rounding.best_codes` of rows f32 [G, K] with scale [G], bounds [G, K] and a separate C [G, K, K] each: int8."""
     plain, firm = nearest(weight, scale[:, None], low, high), damped(covariances)
     solved = nearest_plane(weight, scale, low, high, firm)
     costs = [row_costs(weight - codes * scale[:, None], covariances) for codes in (plain, solved)]

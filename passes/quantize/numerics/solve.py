@@ -1,4 +1,4 @@
-"""Codes for all layers: scales, rounding and bias, with J before and after."""
+"""Solve for the codes of a layer: scales, rounding and bias, with J before and after."""
 
 from __future__ import annotations
 
@@ -31,25 +31,25 @@ from .single_rows import single_row_codes
 BITS = {"int8": 8, "uint8": 8, "int4": 4, "int3": 3, "int2": 2}  # of a code
 
 UNSEEN = 0.2
-"""Added to the diagonal of C, relative to its mean, for few bits in blocks: what data of other texts do where these
-showed little. Of ten layers of SmolLM2-135M at 3 bits the error on other texts is with 0.01, 0.03, 0.1, 0.3 and 1 as 1,
-0.94, 0.86, 0.81 and 0.83; `python -m tests.bench.language` shows what it leads to."""
+"""Added to the diagonal of C, relative to its mean, for few bits in blocks: an allowance for directions of other texts.
+On ten layers of SmolLM2-135M at 3 bits the relative error on other texts is 1, 0.94, 0.86, 0.81 and 0.83 with 0.01,
+0.03, 0.1, 0.3 and 1; `python -m tests.bench.language` shows the effect."""
 TABLE_SHARE = 0.03
-"""What the rows' own error counts beside the products' where a head is also a table, both relative to their signals:
-what a table's rows lose, the layers behind them level out. SmolLM2-135M with these weights alone in 4 bits diverges on
-texts beside those of the benchmark, with 1, 0.3, 0.1 and 0.03, by 0.063, 0.060, 0.058 and 0.057 nats; in 3 bits, with 1
-and 0.03, by 0.237 and 0.224. `python -m tests.bench.language` shows what it leads to."""
+"""Weight of the rows' own error beside the products' where a head is also a table, both relative to their signals:
+later layers compensate errors of a table's rows. SmolLM2-135M with these weights alone in 4 bits diverges on texts
+beside those of the benchmark, with 1, 0.3, 0.1 and 0.03, by 0.063, 0.060, 0.058 and 0.057 nats; in 3 bits, with 1 and
+0.03, by 0.237 and 0.224. `python -m tests.bench.language` shows the effect."""
 POLISHED_BLOCKS, PART = 2e10, 4096
-"""Multiply-adds that one sweep of coordinate descent over stored weights of few bits may take, more than other layers
-are given: the head of SmolLM2-135M takes 1.6e10, and 7 s for scales and sweeps. Rows that are worked on at a time."""
+"""The most multiply-adds of one sweep of coordinate descent over stored weights of few bits, above `POLISHED`: the head
+of SmolLM2-135M takes 1.6e10, and 7 s for scales and sweeps. Rows processed at a time."""
 
 
 @dataclass(frozen=True, slots=True)
 class Solved:
     """Codes of one layer.
 
-    before, after: J = E‖W x − W_q x‖² of nearest rounding and of the codes; None without data. signal: E‖W x‖², to
-    compare J with, less the mean where a bias takes it up as in J.
+    before, after: J = E‖W x − W_q x‖² of nearest rounding and of the codes; None without data. signal: E‖W x‖², the
+    reference for J, less the mean where a bias absorbs it, as in J.
     """
 
     codes: Codes
@@ -75,11 +75,11 @@ def solve(
     block: int | None = None,
     is_read: bool = False,
 ) -> Solved:
-    """Choose the codes of one layer. Without moments: nearest rounding, the bias unchanged.
+    """Solve for the codes of one layer. Without moments: nearest rounding, the bias unchanged.
 
     safe: no pair of products of u8 with the codes may overflow 16 bits. step: the scale of the layer's input, with
-    which its bias must fit 32 bits. block: how many inputs share a scale; None for all. is_read: the weight's rows are
-    results, too, as those of a table: their own error counts, too, by `TABLE_SHARE`.
+    which its bias must fit 32 bits. block: the number of inputs that share a scale; None for all. is_read: the weight's
+    rows are also results, as of a table: their own error counts, too, by `TABLE_SHARE`.
     """
     width = bits or BITS[options.weight_type]
     known = moments if moments is not None and moments.count else None
@@ -128,7 +128,7 @@ def solve(
 def layer_codes(
     linear: Linear, rows: Array, covariances: Array, options: Quantize, target: str, step: float, bits: int
 ) -> Codes:  # fmt: skip
-    """Codes of rows f32 [G, N, K] that cost least by the covariances f32 [G, K, K]; the layer's own bias."""
+    """Codes of least error for rows f32 [G, N, K], by the covariances f32 [G, K, K]; the layer's own bias."""
     safe = pair_safety(options, target)
     scale, low, high = _scales(linear, rows, linear.bias, options, safe, step, bits, None)
     if bits < 8 and options.per_channel:
@@ -152,7 +152,7 @@ def _solve_nearest(linear: Linear, options: Quantize, safe: bool, step: float, w
         scale, low, high = _scales(linear, part[None], bias, options, safe, step, width, block)
         codes[0, at:to] = nearest_codes(part[None], spread(scale, rows.shape[2], block), low, high)[0]
         scales.append(scale)
-    worst = worst_pair(codes) if options.mode != "weights" else 0  # stored weights meet no products of integers
+    worst = worst_pair(codes) if options.mode != "weights" else 0  # stored weights enter no integer products
     return Solved(Codes(codes, np.concatenate(scales, axis=1), linear.bias, width, worst, block), None, None)
 
 
@@ -170,7 +170,7 @@ def _solve_blocks(
     rows = linear.rows()
     matrix = moments.covariance_of(0, centred=linear.takes_bias)
     counted, share, signal = matrix, 0.0, objective(rows[0], matrix)
-    if is_read:  # J is then the error of the products, and of the rows themselves in proportion
+    if is_read:  # then J weighs the error of the products and of the rows themselves
         share = TABLE_SHARE * signal / max(_squares(rows[0]), LEAST)
         counted = matrix + np.eye(depth, dtype=np.float32) * np.float32(share)
     counted = counted + np.eye(depth, dtype=np.float32) * damping(counted, UNSEEN)
@@ -187,7 +187,7 @@ def _solve_blocks(
         )
         after = objective(error, matrix)
         if after + share * _squares(error) <= limit:
-            break  # the diagonal that chose the grid may mislead where inputs go together
+            break  # the grid was chosen by the diagonal alone, which misleads for correlated inputs
     bias = linear.bias
     if options.correct_bias and linear.takes_bias:
         bias = _shifted(bias, error[None], moments)
@@ -208,8 +208,8 @@ def _squares(array: Array) -> float:
 def _round_blocks(
     rows: Array, scale: Array, zero: Array | None, block: int, low: Array, high: Array, matrix: Array | None
 ) -> tuple[Array, Array, Array]:
-    """Codes of rows [N, K] on a grid of blocks, to the nearest without a covariance; the scales refitted to them; and
-    the error w − s (q − z)."""
+    """Codes of rows [N, K] on a grid of blocks, to the nearest without a covariance; the refitted scales; and the error
+    w − s (q − z)."""
     depth = rows.shape[1]
     origin = np.float32(0) if zero is None else spread(zero.astype(np.float32), depth, block)
     full = spread(scale, depth, block)
@@ -229,7 +229,7 @@ def _round_blocks(
 
 
 def _shifted(bias: Array | None, error: Array, moments: InputMoments) -> Array:
-    """The bias with the mean of what an error of the weights [G, N, K] takes from the results."""
+    """The bias corrected for the mean change of results by an error of the weights [G, N, K]."""
     shift = np.einsum("gnk,gk->gn", error, moments.mean).reshape(-1)
     return np.asarray(shift if bias is None else bias + shift, np.float32)
 
@@ -259,9 +259,9 @@ def _clipped(rows: Array, scale: Array, low: Array, high: Array, matrix: Array) 
 
 
 def pair_safety(options: Quantize, target: str) -> bool:
-    """Whether codes must be safe from 16-bit overflow: wherever onnxruntime runs them, unless the caller says no.
+    """Whether codes must be safe from 16-bit overflow: wherever onnxruntime runs them, unless the caller declines.
 
-    graphopt's own kernels are exact; u8 weights take onnxruntime's exact path; weights alone meet no u8.
+    graphopt's own kernels are exact; u8 weights take onnxruntime's exact path; mode weights has no u8 activations.
     """
     if options.reduce_range is not None or options.mode == "weights":
         return False
@@ -271,7 +271,7 @@ def pair_safety(options: Quantize, target: str) -> bool:
 def is_exact_here(options: Quantize, target: str) -> bool:
     """Whether onnxruntime on this processor sums products in 32 bits (VNNI), and dynamic results are for it alone.
 
-    A portable file runs on any processor: there weights keep to what 16 bits hold.
+    A portable file runs on any processor: there weights respect the 16-bit limit.
     """
     return target == "onnxruntime" and options.mode == "dynamic" and select_level().dot == "vpdpbusd"
 

@@ -1,4 +1,4 @@
-"""Where codes are kept, and the forms in which files hold them, each made once for all models that are built."""
+"""Storage of codes, and a cache of their file formats, each computed once for all built models."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ class CodeStore:
         self._forms: dict[tuple[int, str], tuple[Array, Array]] = {}
 
     def kept(self, codes: Codes, linear: Linear, by_row: bool) -> Codes:
-        """The same codes where they are kept; on disk row by row, or as the weight itself lies in the file."""
+        """The codes in their storage; on disk row by row, or in the weight's own layout."""
         if self.spool is None:
             return codes
         if by_row:
@@ -32,7 +32,7 @@ class CodeStore:
         return replace(codes, rows=rows, scale=self.spool.keep(codes.scale), zero=zero)
 
     def nibbles(self, codes: Codes, linear: Linear) -> Array | None:
-        """Codes of 4 bits as a file stores them, two a byte, the first in the lower half; None for those in memory."""
+        """4-bit codes as stored in a file, two a byte, the first in the lower half; None for codes in memory."""
         if self.spool is None:
             return None
 
@@ -44,11 +44,11 @@ class CodeStore:
         return self.form(codes, "nibbles", packed)
 
     def form(self, codes: Codes, name: str, make: Callable[[], Array]) -> Array:
-        """The form of codes that `make` computes, from the second time on without computing it."""
+        """The form of codes that `make` computes, cached by name."""
         key = id(codes.rows), name
         known = self._forms.get(key)
         if known is None:
             made = make()
             known = codes.rows, made if self.spool is None else self.spool.keep(made)
-            self._forms[key] = known  # holds the codes, too: no others get their identity
+            self._forms[key] = known  # also holds the codes, so that their id is not reused
         return known[1]

@@ -1,4 +1,4 @@
-"""The accuracy guard: units get finer codes, then return to float, until the results are good enough."""
+"""The accuracy guard: units get finer codes, then return to float, until the results meet the floor."""
 
 from __future__ import annotations
 
@@ -24,12 +24,12 @@ from ..options import Quantize
 from .cost_model import CALL, measure_costs
 
 ONE_BY_ONE = 48
-"""Units up to which each is quantized alone to measure its error; more are ranked by predicted errors, since each
-costs a session, and where there are none by the noise estimated for them. `python -m tests.bench.zoo_int8` has models
-on either side of the limit."""
+"""The most units to measure by quantizing each alone; more units are ranked by predicted errors, since each costs a
+session, and without predictions by estimated noise. `python -m tests.bench.zoo_int8` has models on either side of the
+limit."""
 COPIED = 1 << 30
-"""Bytes of weights that the sessions of single layers may copy, in mode dynamic, where errors can be predicted: a
-second and a half of one core for reading, checking and packing 1 GiB. MiniLM has 90 MB and 26 layers. A choice."""
+"""The most bytes of weights copied by sessions of single layers, in mode dynamic, where errors can be predicted:
+reading, checking and packing 1 GiB takes a second and a half of one core. MiniLM has 90 MB and 26 layers. A choice."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,18 +47,18 @@ class GuardResult:
 
 
 class Judge:
-    """Says whether the model of an assignment is good enough, and how good it is."""
+    """Judges whether the model of an assignment meets the floor, and describes its quality."""
 
     def __init__(self, options: Quantize, context: StageContext) -> None:
         self.options, self.context = options, context
         self._last: tuple[Assignment, Model] | None = None
 
     def accepts(self, assignment: Assignment) -> bool:
-        """Whether its model is good enough."""
+        """Whether the assignment's model is good enough."""
         return is_good_enough(self.built(assignment), self.options, self.context)
 
     def describe(self, assignment: Assignment) -> str:
-        """How good its model is, beside the limit."""
+        """The quality of the assignment's model and the limit, in words."""
         if is_free(self.options, self.context):
             return "results not compared: the floor is off"
         model, quality, limit = self.built(assignment), self.context.quality, self.context.max_drop
@@ -85,7 +85,7 @@ class Judge:
         return 1 if is_free(self.options, self.context) else self.options.evaluations
 
     def built(self, assignment: Assignment) -> Model:
-        """The model of an assignment; the last one is kept, since it is judged, described, and perhaps the result."""
+        """The model of an assignment; the last one is cached, since it is judged, described, and perhaps the result."""
         if self._last is None or self._last[0] is not assignment:
             self._last = (assignment, build(assignment))
         return self._last[1]
@@ -108,23 +108,23 @@ def is_good_enough(model: Model, options: Quantize, context: StageContext) -> bo
 
 
 def judges_tokens(options: Quantize, context: StageContext) -> bool:
-    """Whether a language model is judged by how far its distributions of the next token move: weights that are stored
-    for their size may cost it 15 dB, and hardly a token."""
+    """Whether a language model is judged by the divergence of its next-token distributions: stored weights may lose it
+    15 dB, and hardly a token."""
     return options.mode != "static" and options.judge == "auto" and bool(context.quality.next_tokens)
 
 
 def judges_texts(options: Quantize, context: StageContext) -> bool:
-    """Whether an encoder of text is judged by the vectors that its readers compare, too."""
+    """Whether a text encoder is also judged by its embedding vectors."""
     return options.judge == "auto" and bool(context.quality.embeddings)
 
 
 def agreement_of(fidelity: Fidelity, options: Quantize) -> float | None:
-    """The agreement of largest elements that the judge asks for; None where it judges by signal to noise alone."""
+    """The agreement of largest elements that the judge considers; None where it judges by SQNR alone."""
     return {"auto": fidelity.top1, "top1": fidelity.largest, "sqnr": None}[options.judge]
 
 
 def describe_floor(options: Quantize, context: StageContext) -> str:
-    """The floor on fidelity, with what the judge looks at and why."""
+    """The floor on fidelity, with the judged figures and the reason."""
     makers = ", ".join(sorted({op.rpartition("::")[2] for op in context.quality.classifications.values()}))
     why = f"classes by {makers}" if makers else "no result holds scores of classes"
     why = why if options.judge == "auto" else f"judge {options.judge}"
@@ -144,7 +144,7 @@ def describe_limit(options: Quantize, context: StageContext) -> str:
 
 
 def is_free(options: Quantize, context: StageContext) -> bool:
-    """Whether nothing about the results is asked for."""
+    """Whether the options set no requirement on results."""
     return (
         context.quality.metric is None
         and options.min_sqnr == -np.inf
@@ -153,16 +153,16 @@ def is_free(options: Quantize, context: StageContext) -> bool:
 
 
 def accept_unchanged(assignment: Assignment, judge: Judge) -> GuardResult | None:
-    """The assignment as it is, where that is good enough."""
+    """The unchanged assignment, where good enough; else None."""
     return GuardResult(assignment, frozenset(), (), judge.describe(assignment)) if judge.accepts(assignment) else None
 
 
 def guard(assignment: Assignment, judge: Judge, errors: SingleUnitErrors) -> GuardResult:
-    """Change units until an assignment is good enough, as few as the budget of evaluations finds: finer codes first,
+    """Change units until an assignment is good enough, as few as the budget of evaluations can find: finer codes first,
     then float.
 
-    In mode dynamic finer codes are weights of 8 bits that products of floats read. Where not even all of those are good
-    enough, layers return to float beside others whose inputs are quantized: for speed, not for size.
+    In mode dynamic finer codes are 8-bit weights read by float products. Where not even all of these suffice, layers
+    return to float beside others with quantized inputs: for speed, not for size.
     """
     calibrated = errors.calibrated
     is_dynamic = assignment.options.mode == "dynamic"
@@ -196,7 +196,7 @@ def guard(assignment: Assignment, judge: Judge, errors: SingleUnitErrors) -> Gua
 
 
 def refine(calibrated: CalibratedModel, assignment: Assignment, units: Iterable[Unit]) -> Assignment:
-    """The assignment with the finer codes of some units, and of those that share their weights."""
+    """The assignment with finer codes for `units`, and for units that share their weights."""
     first_of = assignment.shared.codes_of
     chosen = {first_of.get(u.node, u.node) for u in units}
     finer = {n: calibrated.finer[n].codes for n in calibrated.finer if first_of.get(n, n) in chosen}
@@ -204,9 +204,9 @@ def refine(calibrated: CalibratedModel, assignment: Assignment, units: Iterable[
 
 
 def _needed(changed: Sequence[Unit], accepts: Callable[[list[Unit]], bool], judge: Judge) -> list[Unit]:
-    """The changed units that are needed for acceptance: the least harmful are dropped first, while the budget lasts.
+    """The changed units needed for acceptance: drops the least harmful first, while the budget lasts.
 
-    All of them for large models, of which each attempt opens a session."""
+    For large models all changed units, since each attempt opens a session."""
     kept = list(changed)
     if is_large(judge.context.quality.reference):
         return kept
@@ -220,7 +220,7 @@ def _needed(changed: Sequence[Unit], accepts: Callable[[list[Unit]], bool], judg
 
 
 def _fewest(total: int, accepts: Callable[[int], bool], judge: Judge) -> int | None:
-    """The least n in 1 … total that is accepted, by bisection; None if even all are not enough."""
+    """The least accepted n in 1 … total, by bisection; None if not even `total` is accepted."""
     low, high = 0, total
     if total == 0 or judge.left < 1 or not accepts(total):
         return None
@@ -234,10 +234,10 @@ def _fewest(total: int, accepts: Callable[[int], bool], judge: Judge) -> int | N
 
 
 def _by_harm(assignment: Assignment, errors: SingleUnitErrors) -> list[Unit]:
-    """Units with the most harmful first: by the error of each alone, measured or predicted, or by the noise estimated,
-    as of large models.
+    """Units, the most harmful first: by the error of each alone, measured or predicted, else by estimated noise, as for
+    large models.
 
-    Where speed is asked for, by the power of that error for each second a unit gains: large gains may harm more.
+    Where speed is requested, by the squared error per second gained: large gains may harm more.
     """
     calibrated, units = errors.calibrated, _changeable(assignment, errors)
     is_dear = assignment.options.mode == "dynamic" and len(units) * figures(calibrated.model).constant_bytes > COPIED
@@ -256,7 +256,7 @@ def _by_harm(assignment: Assignment, errors: SingleUnitErrors) -> list[Unit]:
 
 
 def errors_alone(assignment: Assignment, errors: SingleUnitErrors) -> Mapping[Unit, float]:
-    """The error of each unit alone: measured where units are few, else predicted, as far as that can be. None of large
+    """The error of each unit alone: measured where units are few, else predicted, where possible. Empty for large
     models: each session would read all weights."""
     units = _changeable(assignment, errors)
     if is_large(errors.calibrated.model):
@@ -269,13 +269,13 @@ def errors_alone(assignment: Assignment, errors: SingleUnitErrors) -> Mapping[Un
 
 
 def _changeable(assignment: Assignment, errors: SingleUnitErrors) -> list[Unit]:
-    """The units of an assignment that round something, in the model's order."""
+    """The units of an assignment that round values, in the model's order."""
     return [u for u in errors.calibrated.units.members if u in assignment.units and not u.passes_codes]
 
 
 def _by_half(units: Sequence[Unit], errors: SingleUnitErrors) -> list[Unit]:
-    """Units with the most harmful first, where sessions are dear: the half that is predicted to be worse, measured, and
-    the rest as predicted. To first order MiniLM's most harmful layer is only its ninth of 26."""
+    """Units, the most harmful first, where sessions are expensive: the worse half by prediction is measured, the rest
+    stays in predicted order. To first order MiniLM's most harmful layer ranks only ninth of 26."""
     predicted = sorted(units, key=lambda u: -errors.predicted[u])
     worse, rest = predicted[: (len(units) + 1) // 2], predicted[(len(units) + 1) // 2 :]
     if len(units) > ONE_BY_ONE:
@@ -285,7 +285,7 @@ def _by_half(units: Sequence[Unit], errors: SingleUnitErrors) -> list[Unit]:
 
 
 def _estimated_noise(calibrated: CalibratedModel, unit: Unit) -> float:
-    """Noise to signal, in dB, that quantizing a unit adds: rounding of its result, and of its weights."""
+    """The estimated noise-to-signal ratio, in dB, of quantizing a unit: rounding of its result, and of its weights."""
     solved = calibrated.solved.get(unit.node)
     if unit.output not in calibrated.extents:
         error = None if solved is None else solved.error

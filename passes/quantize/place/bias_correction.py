@@ -1,8 +1,8 @@
-"""Sequential bias correction: layer after layer, the mean of its results on integers becomes that of its float results.
+"""Sequential bias correction: layer by layer, biases match the mean of integer results to that of float results.
 
 Rounding and clipping of activations shift means, too, and a shift reaches all later layers; so each layer is corrected
-on a model in which the layers before it already are (Nagel et al. 2019, empirical bias correction). Several layers at
-once would each take up the same shift: on rapidocr-cls one by one gains 2.3 dB, and five at once lose 20.
+on a model in which all earlier layers already are (Nagel et al. 2019, empirical bias correction). Several layers at
+once would each absorb the same shift: on rapidocr-cls one by one gains 2.3 dB, and five at once lose 20.
 """
 
 from __future__ import annotations
@@ -23,13 +23,13 @@ from ..candidates.units import Unit, useful
 from ..emit.qdq import build
 
 SAMPLES = 8
-"""Samples over which means are taken, each over all positions of a channel; every layer runs them once.
+"""Samples for means, each over all positions of a channel; every layer runs them once.
 `python -m tests.bench.zoo_int8 rapidocr-cls` shows the effect."""
 
 
 def with_bias_correction(calibrated: CalibratedModel, context: StageContext) -> CalibratedModel:
-    """The calibrated model with biases corrected layer after layer, where that is asked for and brings results closer
-    to the reference's. Opens a session a layer."""
+    """The calibrated model with biases corrected layer by layer, where requested and where results come closer to the
+    reference's. Opens a session per layer."""
     if not calibrated.options.correct_means or calibrated.options.mode != "static":
         return calibrated
     assignment = calibrated.assignment.with_units(useful(calibrated.assignment.units))

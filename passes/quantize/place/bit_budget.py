@@ -1,8 +1,8 @@
-"""Mixed bits of stored weights: a width for each layer, so that all stay within a budget with the least harm.
+"""Mixed bits of stored weights: a width for each layer, with the least harm within a total budget.
 
 A layer's harm is measured with that layer alone rounded to `MEASURED_BITS`: the divergence of the next token's
-distribution in language models, elsewhere the power of the results' noise. The float model is one session for all
-layers, which reads their weights as inputs. Harm grows with the power of rounding's noise, fourfold with each bit less.
+distribution in language models, elsewhere the power of the results' noise. One session of the float model, with weights
+as inputs, serves all layers. Harm grows with the power of rounding noise, fourfold per bit removed.
 """
 
 from __future__ import annotations
@@ -27,16 +27,16 @@ from ..numerics.blocks import block_count, plain_scale, spread
 from ..options import Quantize
 
 MEASURED_BITS = 3
-"""The width at which single layers are measured: between those that are chosen. A choice, not tuned."""
+"""The width at which single layers are measured: between the selectable widths. A choice, not tuned."""
 MEASURED_BLOCK = 32
-"""Inputs that share a scale there: the usual number."""
+"""Inputs that share a scale in these measurements: the usual number."""
 SCALE_BITS = 32
 """Bits of a scale: float32."""
 
 
 @dataclass(frozen=True, slots=True)
 class LayerChoice:
-    """The widths of one or more layers, narrowest first, with the bits that they take in all, and the harm of each."""
+    """The candidate widths of one or more layers, narrowest first, with the total bits and the harm of each width."""
 
     bits: tuple[int, ...]
     stored: tuple[float, ...]
@@ -44,8 +44,8 @@ class LayerChoice:
 
 
 def with_bit_budget(model: Model, options: Quantize, context: StageContext) -> Quantize:
-    """The options with a choice for each layer in place of the budget. OptionError for a budget below what the
-    narrowest widths take."""
+    """The options with a choice for each layer in place of the budget. OptionError for a budget below the narrowest
+    widths' bits."""
     if options.bits_per_weight is None:
         return options
     asked = replace(options, bits_per_weight=None)
@@ -83,10 +83,10 @@ def with_bit_budget(model: Model, options: Quantize, context: StageContext) -> Q
 
 
 def allocate(choices: Sequence[LayerChoice], budget: float) -> list[int]:
-    """The widths of layers that take at most `budget` bits together: each starts at its narrowest, and the widening
-    that saves most harm for its bits comes first.
+    """Widths of layers within `budget` bits in total: each starts at its narrowest, and the widening that saves most
+    harm per bit comes first.
 
-    Harm falls ever more slowly with bits, so that this is the optimum but for the last layers that fit.
+    Harm is convex in bits, so this greedy choice is optimal but for the last layers that fit.
     """
     taken = [0] * len(choices)
     left = budget - sum(choice.stored[0] for choice in choices)
@@ -105,7 +105,7 @@ def allocate(choices: Sequence[LayerChoice], budget: float) -> list[int]:
 
 
 def _layers(ready: Model, options: Quantize) -> tuple[list[Unit], Shared]:
-    """Layers whose width is free: products and convolutions, and tables tied to a product."""
+    """Layers with a selectable width: products and convolutions, and tables tied to a product."""
     units = layer_units(find_units(ready, options).members, options.mode)
     units = [*units, *find_tables(ready.graph, options)]
     tied, shared = share_weights(units, float_products(ready.graph, units))
@@ -113,7 +113,7 @@ def _layers(ready: Model, options: Quantize) -> tuple[list[Unit], Shared]:
 
 
 def _groups(units: Iterable[Unit]) -> list[list[Unit]]:
-    """Products of one input, which get one width so that they can be merged into one; other layers alone."""
+    """Groups of products of one input, which get one width so that they can be merged; other layers alone."""
     groups: dict[object, list[Unit]] = {}
     for unit in units:
         groups.setdefault(unit.inputs[0] if unit.node.op in PRODUCTS else unit, []).append(unit)
@@ -123,7 +123,7 @@ def _groups(units: Iterable[Unit]) -> list[list[Unit]]:
 def _stored_bits(
     model: Model, group: Sequence[Unit], options: Quantize, context: StageContext, shared: Shared
 ) -> dict[int, float]:
-    """The bits that layers take with their scales and zero points, by width, narrowest first."""
+    """The bits of a group's weights, scales and zero points, by width, narrowest first."""
     packs_two = all(can_pack(model, unit.node.op, context.target, 2) for unit in group)
     heads = {*shared.heads.values()}
     return {
@@ -147,7 +147,7 @@ def _taken(linear: Linear, bits: int, options: Quantize, context: StageContext, 
 def _harms(
     ready: Model, groups: Sequence[Sequence[Unit]], units: Sequence[Unit], shared: Shared, context: StageContext
 ) -> list[float]:  # fmt: skip
-    """What each group does to the results, with the layers that share its weights, if it alone is rounded."""
+    """The harm to the results of rounding each group alone, with the layers that share its weights."""
     own = [unit for group in groups for unit in group]
     readers = {u: [v for v in units if v is u or shared.codes_of.get(v.node) is u.node] for u in own}
     clone, inputs = mapped_clone(ready), dict[Unit, str]()
@@ -170,7 +170,7 @@ def _harms(
 
 
 def _stored(linear: Linear, rows: Array) -> Array:
-    """Rows as the weight lies in the model."""
+    """Rows in the layout of the model's weight."""
     return np.ascontiguousarray(linear.stored(rows).reshape(linear.constant.shape))
 
 

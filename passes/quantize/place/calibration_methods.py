@@ -1,4 +1,4 @@
-"""Choose the calibration method for a model: each is tried on the whole, since later layers may need clipped values."""
+"""Choose the calibration method of a model: each is tried on the whole, since later layers may need clipped values."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The cost of units on this machine: profiles of the model as float and on integers in onnxruntime."""
+"""The cost of units on this machine: profiles of the float and the integer model in onnxruntime."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from .min_cut import Costs
 _LABEL = re.compile(r"(?<![A-Za-z0-9])n(\d+)_")
 _CONVERSION = re.compile(r"\d_(?:de)?quantize(?:_|$)")
 CALL = 1.5e-6
-"""Seconds charged to a conversion beside its elements: a guess on the safe side, so that the cut leaves small regions
+"""Fixed seconds per conversion, beside those per element: a conservative guess, so that the cut leaves small regions
 float (a chain of one-element nodes takes 0.2 µs each). `python -m tests.bench.zoo_int8` shows the effect."""
 
 
@@ -33,7 +33,7 @@ def profile_units(
 ) -> list[dict[Unit, float]]:
     """Seconds of each unit, from one profile of the model for each choice of units on integers, all in turn.
 
-    Time goes to the unit whose node or clamp it came from; conversions, and nodes of no unit, are left out.
+    Time is attributed to the unit of the node or clamp; conversions, and nodes of no unit, are excluded.
     """
     nodes = list(assignment.model.graph)
     labels = {node: f"n{i}_" for i, node in enumerate(nodes)}
@@ -90,7 +90,7 @@ def conversion_rates() -> tuple[float, float]:
 
 
 def measure_costs(assignment: Assignment, feed: Mapping[str, Any], shapes: Shapes) -> Costs:
-    """Times of all units as float and on integers; remembered for models of the same shapes on this machine."""
+    """Times of all units as float and on integers; cached for models of the same structure on this machine."""
     ordered = sorted(assignment.units, key=assignment.order.__getitem__)
     key = structure_digest(assignment, feed)
     table = Measurements("units")
@@ -103,7 +103,7 @@ def measure_costs(assignment: Assignment, feed: Mapping[str, Any], shapes: Shape
     times = [measured[k] for k in keys]
     if assignment.options.mode == "static":
         quantize, dequantize = conversion_costs(assignment, shapes)
-    else:  # each layer converts for itself, and its time includes that
+    else:  # a layer's time includes its own conversion
         quantize = dequantize = {v: 0.0 for u in assignment.units for v in (*u.inputs, *u.outputs)}
     return Costs(
         {u: t[1] for u, t in zip(ordered, times)}, {u: t[0] for u, t in zip(ordered, times)}, quantize, dequantize
@@ -111,7 +111,7 @@ def measure_costs(assignment: Assignment, feed: Mapping[str, Any], shapes: Shape
 
 
 def structure_digest(assignment: Assignment, feed: Mapping[str, Any]) -> str:
-    """A digest of all that times depend on: operators, attributes, shapes and the flow of values; not weights."""
+    """A digest of all that affects times: operators, attributes, shapes and the flow of values; not weights."""
     names: dict[Value, str] = {v: f"i{i}" for i, v in enumerate(assignment.model.graph.inputs)}
     digest = hashlib.sha256(f"quantize-5 {assignment.options.mode} {assignment.options.weight_type}".encode())
     digest.update(repr(sorted((n, np.shape(v)) for n, v in feed.items())).encode())

@@ -1,4 +1,4 @@
-"""Tables in dynamic results: stored as codes only where that hardly adds to the error of the products on integers."""
+"""Tables in mode dynamic: stored as codes only where that hardly adds to the error of integer products."""
 
 from __future__ import annotations
 
@@ -11,15 +11,15 @@ from ..emit.qdq import build
 from .accuracy_guard import is_free
 
 HARM = 1.0
-"""dB of the results' SQNR that the codes of tables may cost: their noise is then a quarter of the products' noise
-(10^0.1 = 1.26). Untrained BERTs lose 4 to 25 dB, since their results are nearly the table's rows. Not tuned."""
+"""The largest loss of the results' SQNR, in dB, by codes of tables: their noise is then a quarter of the products'
+noise (10^0.1 = 1.26). Untrained BERTs lose 4 to 25 dB, since their results are nearly the table's rows. Not tuned."""
 
 
 def with_harmless_tables(calibrated: CalibratedModel, context: StageContext) -> CalibratedModel:
     """The calibrated model without tables whose codes cost more than `HARM`, in mode "dynamic", which is for speed.
 
-    Tables tied to a head stay, since a float one would be stored beside the head's codes; so do all where products on
-    integers are none, or where nothing about results is asked for. Opens a session a table.
+    Tables tied to a head stay, since a float table would be stored beside the head's codes; so do all tables where
+    there are no products on integers, or no requirement on results. Opens a session per table.
     """
     options, units = calibrated.options, calibrated.assignment.units
     order, heads = calibrated.assignment.order, calibrated.assignment.shared.heads

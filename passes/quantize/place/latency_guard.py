@@ -1,6 +1,6 @@
 """The latency guard: units run on integers where that gains time on this machine; the result is never slower.
 
-Stored weights are timed, too, but their objective is size: where they are slower the report says so, and they stay."""
+Stored weights are timed, too, but their objective is size: where slower, they stay, and the report says so."""
 
 from __future__ import annotations
 
@@ -28,13 +28,13 @@ SECONDS, ATTEMPTS = 0.6, 3
 """Seconds for which each candidate is timed, and the most attempts, each twice as long, until the ratios are certain:
 4.2 s at most. `python -m tests.bench.zoo_int8` prints the ratios of fresh runs beside the remembered ones."""
 CERTAIN = 0.01
-"""The standard error of a ratio up to which it is remembered: a verdict due to the machine's other work is not."""
+"""The largest standard error of a cached ratio: verdicts disturbed by the machine's other work are not cached."""
 
 
 @dataclass(frozen=True, slots=True)
 class TimedAssignment:
-    """The assignment that ran fastest of those fast enough, and its speed relative to the float model's. None for the
-    float model itself."""
+    """The fastest of the sufficiently fast assignments, None for the float model, and its speed relative to the float
+    model."""
 
     assignment: Assignment | None
     speedup: float
@@ -50,22 +50,22 @@ def min_cut_candidates(calibrated: CalibratedModel, assignment: Assignment) -> l
 
 
 def needed_gain(mode: str, only_tables: bool = False) -> float:
-    """The ratio from which a model counts as fast enough. Weights are stored for their size, whatever the time; so are
-    tables of embeddings, but they must not make the model slower."""
+    """The ratio from which a model counts as fast enough. Stored weights serve size, at any speed; so do embedding
+    tables, but these must not slow the model down."""
     if mode == "weights":
         return 0.0
     return 2.0 - GAIN if only_tables else GAIN
 
 
 def most_gain(calibrated: CalibratedModel, units: Set[Unit]) -> float:
-    """The ratio that nothing measured of these units on integers can exceed: Amdahl's, were they to take no time."""
+    """The upper bound on the speed from these units on integers: Amdahl's law, if they took no time at all."""
     costs = measure_costs(calibrated.assignment, calibrated.feed, calibrated.shapes)
     rest = sum(seconds for unit, seconds in costs.as_float.items() if unit not in units)
     return math.inf if rest == 0 else sum(costs.as_float.values()) / rest
 
 
 def model_times() -> Measurements:
-    """Seconds of quantized models and of their float models, by `_key`; a table for each level of the kernels."""
+    """Cached seconds of quantized models and of their float models, by `_key`; one table per kernel instruction set."""
     return Measurements("models", (select_level().name, generation()))
 
 
@@ -74,9 +74,9 @@ def fastest(
 ) -> TimedAssignment:
     """The fastest of the float model and the assignments, timed interleaved in the target runtime on one thread.
 
-    Times are remembered for models of the same shapes on this machine, so that the same input gives the same result;
-    where the machine is too busy to be certain, the verdict holds for this call alone, and a candidate must be faster
-    by two standard errors of its own.
+    Times are cached for models of the same structure on this machine, so that the same input gives the same result; on
+    a machine too busy for certainty, the verdict holds for this call alone, and a candidate must be faster by two of
+    its own standard errors.
     """
     errors: dict[str, float] = {}
     keys = [_key(assignment, feed, target) for assignment in assignments]

@@ -51,13 +51,13 @@ def _flow(units: Set[Unit]) -> tuple[dict[Value, Unit], dict[Value, list[Unit]]]
 
 
 def _leaves(value: Value, readers: Any) -> bool:
-    """A node of no unit reads the value: its float form is needed wherever units run."""
+    """Whether a node outside of units reads the value: then its float form is always needed."""
     nodes = {unit.node for unit in readers} | {unit.clamp for unit in readers}
     return any(user not in nodes for user in value.users)
 
 
 def cheapest(units: Set[Unit], costs: Costs) -> frozenset[Unit]:
-    """The units that should run on integers; tables are stored for their size, and all stay."""
+    """The units that should run on integers; tables, which serve size, all stay."""
     import networkx as nx
 
     tables = frozenset(u for u in units if u.is_table)

@@ -1,9 +1,9 @@
-"""Mixed precision: units that cost much accuracy and gain hardly any time return to float.
+"""Mixed precision: units that lose much accuracy and gain hardly any time return to float.
 
-The accuracy guard stops at its floor, and a minimum cut by time alone keeps whatever gains a microsecond. Here a unit's
-error has a price in seconds, the highest at which the cheapest placement takes hardly longer (the Lagrangian of the
-most faithful placement within that time). On basic-pitch four small layers cause nearly all of the error: without them
-20.5 dB become 38.8 in the same time (`python -m tests.bench.zoo_int8 basic-pitch`).
+The accuracy guard stops at its floor, and a minimum cut by time alone keeps every unit that gains a microsecond. Here a
+unit's error has a price in seconds, the highest at which the cheapest placement takes hardly longer (the Lagrangian of
+the most accurate placement within that time). On basic-pitch four small layers cause nearly all of the error: without
+them SQNR rises from 20.5 to 38.8 dB in the same time (`python -m tests.bench.zoo_int8 basic-pitch`).
 """
 
 from __future__ import annotations
@@ -21,12 +21,12 @@ from .cost_model import measure_costs
 from .min_cut import Costs, cheapest
 
 SLOWER = 1.01
-"""The most that the estimated time may grow: half of the gain that counts as faster at all (`GAIN`)."""
+"""The largest growth of the estimated time: half of the gain that counts as faster (`GAIN`)."""
 LARGER = 1.02
-"""The most that stored constants may grow: weights are quantized for their size, too. As small as the time's limit."""
+"""The largest growth of stored constants: weights are quantized for size, too. As small as the gain's limit."""
 REFIT_SLOWER, REFIT_LARGER = 1.05, 1.2
-"""The same where layers are refitted, which is asked for accuracy's sake: of what integers gain a twentieth of the time
-and a fifth of the size. Choices."""
+"""The same limits where layers are refitted, which serves accuracy: a twentieth of the time and a fifth of the size.
+Choices."""
 STEPS, SPAN = 16, 2.0**16
 """Prices tried by bisection of their logarithm, and their reach around the price that balances time and error: the last
 step is a factor of 2^(32 / 2^16), far finer than measured times."""
@@ -35,12 +35,12 @@ step is a factor of 2^(32 / 2^16), far finer than measured times."""
 def with_mixed_precision(
     calibrated: CalibratedModel, assignment: Assignment, errors: Mapping[Unit, float]
 ) -> Assignment | None:
-    """The assignment with as little error as `SLOWER` times its time buys, or `REFIT_SLOWER` times; None where no unit
-    can return to float.
+    """The assignment of least error within `SLOWER` times its time, or `REFIT_SLOWER` times; None where no unit returns
+    to float.
 
-    errors: of the model's results with one unit alone quantized, as far as they were measured.
+    errors: of the model's results with one unit alone quantized, where measured.
     """
-    harm = {unit: errors[unit] ** 2 for unit in assignment.units if unit in errors}  # powers of errors add
+    harm = {unit: errors[unit] ** 2 for unit in assignment.units if unit in errors}  # squared errors add up
     if assignment.options.mode != "static" or not any(harm.values()) or math.inf in harm.values():
         return None
     slower, larger = (REFIT_SLOWER, REFIT_LARGER) if assignment.options.refits else (SLOWER, LARGER)
@@ -51,15 +51,15 @@ def with_mixed_precision(
 
 
 def stored_bytes(assignment: Assignment) -> int:
-    """Bytes of all constants of its model."""
+    """Bytes of all constants in the assignment's model."""
     return figures(build(assignment)).constant_bytes
 
 
 def _within(
     assignment: Assignment, costs: Costs, harm: Mapping[Unit, float], seconds: float, more_bytes: float
 ) -> frozenset[Unit]:
-    """The units left on integers at the highest price of harm at which all take at most so many seconds, and weights
-    that are floats again at most so many bytes more."""
+    """The units left on integers at the highest price of harm at which the model takes at most `seconds`, and weights
+    returned to float add at most `more_bytes`."""
     balance = seconds / sum(harm.values())
     low, high, best = balance / SPAN, balance * SPAN, assignment.units
     held = {u: u.layer.constant.size * (4 - assignment.codes[u.node].bits / 8) for u in best if u.linear is not None}

@@ -20,19 +20,20 @@ from ..candidates.units import BINARY, FUNCTIONS, Unit, useful
 from ..numerics.per_channel import ChannelGrid, channel_energy, channel_grid, fold_channel_scales
 
 HEADROOM = 2.0
-"""The most by which a channel's range exceeds its largest sample, for the distance of its two largest samples."""
+"""The largest headroom of a channel's range above its largest sample, in distances between its two largest samples."""
 ENOUGH = 1e5
-"""Elements of a channel whose largest should fit: calibration sees fewer elements of a channel than of a tensor. The
-largest of n normal elements is about √(2 ln n) deviations. On unseen samples of silero-openvino it gave 29.9 dB in
-place of 26.4; `python -m tests.bench.zoo_int8 silero-openvino` shows the effect of it and of `HEADROOM`."""
+"""Number of a channel's elements whose expected maximum the range should hold: calibration sees fewer elements of a
+channel than of a tensor. The largest of n normal elements is about √(2 ln n) deviations. On unseen samples of
+silero-openvino this gave 29.9 dB instead of 26.4; `python -m tests.bench.zoo_int8 silero-openvino` shows its effect and
+that of `HEADROOM`."""
 
 
 def with_per_channel_activations(calibrated: CalibratedModel, context: StageContext) -> CalibratedModel | None:
-    """The calibrated model with scales a channel for every activation that only convolutions meet as codes; None
-    without any.
+    """The calibrated model with scales a channel for every activation that only convolutions read or write as codes;
+    None without any.
 
-    Calibrates those activations once more by each channel's range, whatever the method, and rounds the weights of the
-    convolutions beside them anew; their J is in the scales of their channels.
+    Calibrates these activations again by each channel's range, whatever the method, and rounds the adjacent
+    convolutions' weights again; their J is in units of the channels' scales.
     """
     options, assignment = calibrated.options, calibrated.assignment
     if options.mode != "static" or options.format != "qdq" or options.is_narrow or not options.per_channel:
@@ -60,8 +61,8 @@ def with_per_channel_activations(calibrated: CalibratedModel, context: StageCont
 
 
 def without_float_neighbours(units: frozenset[Unit]) -> frozenset[Unit]:
-    """The units without arithmetic that has a float operand, like the Mul of HardSwish, and without functions that no
-    unit reads: as float operators they leave the activations beside them to scales a channel."""
+    """The units without arithmetic with a float operand, like HardSwish's Mul, and without functions that no unit
+    reads: as float operators they permit scales a channel for adjacent activations."""
     while True:
         written = {v for u in units for v in u.outputs if not u.may_end_float}
         read = {v for u in units for v in u.inputs}
@@ -76,7 +77,7 @@ def convolution_values(calibrated: CalibratedModel, units: Sequence[Unit]) -> li
     """Activations of several channels that only convolutions read and write as codes."""
     others = {v for u in units if u.node.op != "Conv" for v in (*u.inputs, *u.outputs)}
     convolutions = [u for u in units if u.node.op == "Conv"]
-    # a clamp on codes moves with the channels' scales only where its limits are 0 and infinite
+    # a clamp on codes commutes with the channels' scales only for limits 0 and infinity
     others |= {u.output for u in convolutions if u.clamp is not None and u.limits != (0.0, np.inf)}
     values = dict.fromkeys(v for u in convolutions for v in (u.inputs[0], u.output))
     return [v for v in values if v not in others and calibrated.shapes.get(v, (1, 1))[1] > 1]
@@ -101,8 +102,8 @@ def channel_ranges(
 ) -> dict[Value, tuple[Array, Array]]:
     """The range (low, high), f64 [C] each, of the channels along axis 1 over all samples, with headroom.
 
-    The next sample is likely as far from the largest as that is from the second; where few elements were seen, the
-    largest grows like that of `ENOUGH` normal elements.
+    The next sample is likely as far from the largest as the largest is from the second; for few observed elements, the
+    maximum is extrapolated to that of `ENOUGH` normal elements.
     """
     peaks_of: dict[Value, Array] = {}
     counts: dict[Value, int] = {}

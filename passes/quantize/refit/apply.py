@@ -14,9 +14,9 @@ from .learned import learn
 
 
 def with_refit(calibrated: CalibratedModel, context: StageContext) -> CalibratedModel:
-    """The calibrated model with layers refitted one after the other; itself where results do not come closer.
+    """The calibrated model with layers refitted one by one; unchanged where results do not come closer.
 
-    On made-up inputs nothing is refitted.
+    Made-up inputs permit no refit.
     """
     options = calibrated.options
     if not options.refits or context.calibration.is_synthetic:

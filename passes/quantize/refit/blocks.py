@@ -1,4 +1,4 @@
-"""Blocks of layers: what lies between two points at which a single activation is waiting, such as a residual block."""
+"""Blocks of layers between two points where a single activation is live, such as a residual block."""
 
 from __future__ import annotations
 
@@ -11,20 +11,20 @@ from ....ir import Node, Value
 from ..candidates.units import CLAMPS, Unit
 
 FEWEST, MOST = 2, 8
-"""Layers of a block: shorter ones are joined with the next, longer ones are fitted in closed form alone. Li et al. 2021
-(BRECQ) found blocks of residuals best; the bounds are a choice."""
+"""Layers of a block: shorter blocks are joined with the next, longer blocks are fitted in closed form alone. Li et al.
+2021 (BRECQ) found residual blocks best; the bounds are a choice."""
 
 
 @dataclass(frozen=True, slots=True)
 class Block:
-    """Layers in the order of execution, and the value that the block ends with."""
+    """Layers in execution order, and the last value of the block."""
 
     layers: tuple[Unit, ...]
     end: Value
 
 
 def blocks_of(frontier: Frontier, layers: Sequence[Unit]) -> list[Block]:
-    """The blocks of a model whose activations the frontier carries; layers behind the last end are in none."""
+    """The blocks of the frontier's model; layers after the last block's end are in none."""
     place, last = frontier.place, frontier.last
     first = min((place[u.node] for u in layers), default=0)
     derived: set[Value] = set()
@@ -51,7 +51,7 @@ def blocks_of(frontier: Frontier, layers: Sequence[Unit]) -> list[Block]:
 
 
 def _is_inner(end: Value, units: Mapping[Node, Unit]) -> bool:
-    """Whether a value is that of a unit before its clamp, or of a product before the bias behind it."""
+    """Whether a value is inside a unit: before its clamp, or between a product and its bias."""
     unit = None if end.producer is None else units.get(end.producer)
     if unit is not None and unit.layer.addition is not None:
         return True

@@ -1,9 +1,9 @@
 """Each layer refitted by least squares to its quantized inputs, then rounded with the error fed back, in order.
 
 Targets are the layer's float results y: W* = argmin E‖y − W x_q − b‖², and codes minimise J = tr(Δ C_q Δᵀ), where
-Δ = W* − W_q and C_q is the covariance of the quantized inputs. What quantized layers before it did to a layer's input
-is made good as far as the layer can (Hubara et al. 2021, "Accurate Post Training Quantization With Small Calibration
-Sets", by gradients).
+Δ = W* − W_q and C_q is the covariance of the quantized inputs. The layer compensates errors of earlier quantized layers
+in its input as far as possible (Hubara et al. 2021, "Accurate Post Training Quantization With Small Calibration Sets",
+by gradients).
 """
 
 from __future__ import annotations
@@ -28,20 +28,20 @@ from ..numerics.solve import layer_codes
 from .streams import Rows, Streams, layers_of
 
 RIDGE = 1e-3
-"""Stiffness of a refit, relative to the mean energy of an input; with its multiples as in pruning, by cross-validation.
+"""Ridge of a refit, relative to the mean energy of an input; multiples are tried on held-out rows, as in pruning.
 `python -m tests.bench.below8` shows the accuracy."""
 SHARES = np.linspace(1.0, 0.2, 41)
-"""Shares of an activation's range that are tried as the range of few bits, in steps of 2 %."""
+"""Candidate ranges of few bits as shares of an activation's range, in steps of 2 %."""
 SLOPES = 32
-"""Feeds whose slopes choose the ranges of few bits: a bound on time, as many as results are judged on."""
+"""Feeds whose gradients choose the ranges of few bits: a bound on time, as many as judge results."""
 SEEN = 1 << 20
-"""Elements of an activation that its range is chosen on: a bound on time, not tuned."""
+"""Elements of an activation for choosing its range: a bound on time, not tuned."""
 
 
 def refit(assignment: Assignment, context: StageContext, feeds: Sequence[Feeds]) -> Assignment:
-    """The assignment with codes, biases and grids of few bits that are fitted layer after layer.
+    """The assignment with codes, biases and grids of few bits fitted layer by layer.
 
-    Each layer keeps what it had where that predicts held-out rows better.
+    A layer keeps its old codes where they predict held-out rows better.
     """
     assignment, chosen = with_output_grids(assignment, context, feeds)
     streams = Streams(assignment, feeds, context.seed)
@@ -63,7 +63,7 @@ def reach(streams: Streams, unit: Unit, chosen: set[Value]) -> None:
 
 
 def refit_layer(streams: Streams, unit: Unit) -> Codes:
-    """The codes of a layer that both streams have reached."""
+    """The refitted codes of a layer that both streams have reached."""
     linear, old = streams.linear(unit), streams.assignment.codes[unit.node]
     if not fits_memory(linear):
         return old
@@ -76,8 +76,8 @@ def refit_layer(streams: Streams, unit: Unit) -> Codes:
 
 
 def best_of(linear: Linear, old: Codes, rows: Rows, assignment: Assignment, unit: Unit) -> Codes:
-    """Of the old codes, the old with another bias, the float weights rounded anew and the refitted weights rounded:
-    those whose error on held-out rows is least, computed anew from all rows."""
+    """The best of: old codes, old codes with a new bias, float weights rounded again, refitted weights rounded; by the
+    error on held-out rows, then recomputed from all rows."""
     options, target = assignment.options, assignment.target
     step = assignment.grids[unit.inputs[0]].scale
     weight = linear.rows().astype(np.float64).transpose(0, 2, 1)  # [G, K, N]
@@ -105,7 +105,7 @@ def best_of(linear: Linear, old: Codes, rows: Rows, assignment: Assignment, unit
 
 
 def _covariances(sums: NormalEquations, centred: bool) -> Array:
-    """E[x xᵀ], less E[x] E[x]ᵀ where a bias takes up the mean: f32 [G, K, K]."""
+    """E[x xᵀ], less E[x] E[x]ᵀ where a bias absorbs the mean: f32 [G, K, K]."""
     sums.flush()
     size, count = sums.gram.shape[1] - 1, max(sums.rows, 1)
     second = sums.gram[:, :size, :size] / count
@@ -126,14 +126,14 @@ def _with_bias(linear: Linear, codes: Codes, sums: NormalEquations) -> Codes:
 
 
 def _floats(linear: Linear, codes: Codes) -> tuple[Array, Array]:
-    """Weight [G, K, N] and bias [G, N] of codes."""
+    """The dequantized weight [G, K, N] and the bias [G, N] of codes."""
     whole = (codes.rows * codes.scale).astype(np.float64).transpose(0, 2, 1)
     bias = np.zeros(linear.channels) if codes.bias is None else codes.bias.astype(np.float64)
     return whole, bias.reshape(linear.groups, -1)
 
 
 def set_narrow_grid(streams: Streams, unit: Unit) -> None:
-    """Give a layer's input the grid of few bits with the least squared error on it."""
+    """Set the few-bit grid of a layer's input to the one of least squared error."""
     nodes = streams.narrow_input(unit)
     assert nodes is not None
     streams.quantized.advance(nodes[0])
@@ -151,7 +151,7 @@ def set_narrow_grid(streams: Streams, unit: Unit) -> None:
 
 
 def best_grid_for(values: Array, old: NarrowGrid) -> NarrowGrid:
-    """The grid of as many bits with the least squared error on values f32 [n]."""
+    """The grid, of the old grid's bits, with the least squared error on values f32 [n]."""
     if not len(values):
         return old
     low, high = float(min(values.min(), 0.0)), float(max(values.max(), 0.0))
@@ -166,8 +166,8 @@ def best_grid_for(values: Array, old: NarrowGrid) -> NarrowGrid:
 def with_output_grids(
     assignment: Assignment, context: StageContext, feeds: Sequence[Feeds]
 ) -> tuple[Assignment, set[Value]]:
-    """The assignment with grids of few bits that cost the results least, and the activations that have them: those with
-    slopes (`errors.output_ranges`)."""
+    """The assignment with few-bit grids of least error in the results, and their activations: those with gradients
+    (`errors.output_ranges`)."""
     narrow = dict(assignment.narrow)
     ranges = {v: ((g.low - g.zero) * g.scale, (g.high - g.zero) * g.scale) for v, g in narrow.items()}
     found = output_histograms(assignment.model, ranges, feeds[-SLOPES:], context.seed) if ranges else {}
@@ -178,7 +178,7 @@ def with_output_grids(
 
 
 def _cheapest(centres: Array, weights: Array, whole: tuple[float, float], old: NarrowGrid) -> NarrowGrid:
-    """The grid of as many bits with the least squared error at some points f32 [n], by their weights f64 [n]."""
+    """The grid, of the old grid's bits, with the least weighted squared error at points f32 [n], weights f64 [n]."""
     low, high = whole
 
     def cost(grid: NarrowGrid) -> float:

@@ -1,9 +1,9 @@
-"""Rounding and ranges learnt block by block: the block's results on quantized inputs come closer to the float model's.
+"""Learn rounding and ranges block by block, so that results on quantized inputs approach the float model's.
 
 Trained are the weights in units of their codes (rounded straight through), their scales, biases, and the scales of
 activations of fewer than 8 bits (LSQ, Esser et al. 2020), by Adam on the block's squared error, from the closed form on
-(Li et al. 2021, BRECQ; Chen et al. 2024, EfficientQAT). Inputs are mixed of the quantized and the float stream, element
-by element (Wei et al. 2022, QDrop). One training step is an ONNX model that onnxruntime runs.
+(Li et al. 2021, BRECQ; Chen et al. 2024, EfficientQAT). Inputs mix the quantized and the float stream, element by
+element (Wei et al. 2022, QDrop). One training step is an ONNX model that onnxruntime runs.
 """
 
 from __future__ import annotations
@@ -30,14 +30,14 @@ from .streams import FOLDS, Streams, layers_of
 STEPS = 200
 """Steps of each block. `python -m tests.bench.below8 --learned` shows the accuracy."""
 RATE = 0.001
-"""Adam's first step, of a weight in units of its codes; it falls to 0 as a cosine."""
+"""Adam's initial rate for weights in units of their codes; it decays to 0 along a cosine."""
 SCALES, BIASES = 1.0, 0.3
-"""The same of the logarithm of a scale, relative to `RATE`, and of a bias, in units of its row's norm: found on the
+"""Rates for the logarithm of a scale, and for a bias in units of its row's norm, relative to `RATE`: tuned on the
 Fashion CNN at W4A4, where ten times the rate overfits. `python -m tests.bench.below8 --learned`."""
 
 
 def learn(assignment: Assignment, context: StageContext, feeds: Sequence[Feeds]) -> Assignment:
-    """The assignment with layers refitted, then learnt block by block where the error on held-out samples falls."""
+    """The assignment with layers refitted, then trained block by block where the error on held-out samples falls."""
     assignment, chosen = with_output_grids(assignment, context, feeds)
     streams = Streams(assignment, feeds, context.seed)
     layers = layers_of(assignment)
@@ -53,7 +53,7 @@ def learn(assignment: Assignment, context: StageContext, feeds: Sequence[Feeds])
 
 
 def learn_block(streams: Streams, block: Block, chosen: set[Value]) -> None:
-    """Refit the layers of the block that both streams have reached, learn them, and run both streams through it."""
+    """Refit the layers of a block that both streams have reached, train them, and run both streams through it."""
     marks = streams.floats.mark(), streams.quantized.mark()
     for unit in block.layers:
         reach(streams, unit, chosen)
@@ -64,7 +64,7 @@ def learn_block(streams: Streams, block: Block, chosen: set[Value]) -> None:
     closed, targets = streams.quantized.mark(), list(streams.floats.values(block.end))
     try:
         found = Learner(streams, block, marks[1].at).run(marks, targets)
-    except (Declined, ModelError, InputError):  # no gradient on the way, or a loss that is not finite
+    except (Declined, ModelError, InputError):  # a missing gradient, or a non-finite loss
         return
     streams.quantized.rewind(marks[1])
     _set(streams, block, found)
@@ -81,7 +81,7 @@ def _set(streams: Streams, block: Block, found: Assignment) -> None:
 
 
 def _run(streams: Streams, block: Block) -> float:
-    """Run both streams through a block; its squared error on the samples held out."""
+    """Run both streams through a block; returns its squared error on held-out samples."""
     copy = streams.clone.values[block.end]
     for frontier, value in ((streams.floats, block.end), (streams.quantized, copy)):
         assert value.producer is not None
@@ -93,13 +93,13 @@ def _run(streams: Streams, block: Block) -> float:
 
 
 def is_held_out(number: int) -> bool:
-    """Whether a sample judges what is learnt, and is not learnt from."""
+    """Whether a sample is held out of training and judges its result."""
     return number % FOLDS == FOLDS - 1
 
 
 @dataclass(frozen=True, slots=True)
 class _Layer:
-    """The names of what is learnt of a layer: weights in units of codes, logarithms of scales, biases; "" for none."""
+    """The names of a layer's trained tensors: weights in units of codes, logarithms of scales, biases; "" for none."""
 
     unit: Unit
     weight: str
@@ -109,7 +109,7 @@ class _Layer:
 
 
 class Learner:
-    """The training step of one block, as a copy of its nodes that reads weights which are computed."""
+    """The training step of one block: a copy of its nodes that reads computed weights."""
 
     def __init__(self, streams: Streams, block: Block, start: int) -> None:
         self.streams, self.block = streams, block
@@ -140,7 +140,7 @@ class Learner:
         return Tensor(self.writer, Value(constant=Constant.of(np.array(array, np.float32, order="C")), name=name))
 
     def _layer(self, number: int, unit: Unit, values: dict[Value, Value]) -> _Layer:
-        """What is learnt of a layer; its weight and bias in `values` become those computed from it."""
+        """The trained tensors of a layer; replaces its weight and bias in `values` by values computed from them."""
         codes, linear = self.streams.assignment.codes[unit.node], self.streams.linear(unit)
         if linear.is_scattered:
             raise Declined("output channels along no single axis", unit.node)
@@ -170,7 +170,7 @@ class Learner:
         return layer
 
     def _copy(self, nodes: Sequence[Node], values: dict[Value, Value]) -> None:
-        """Append the block's nodes; those that round a layer's input to few bits with a scale that is learnt."""
+        """Append the block's nodes; nodes that round a layer's input to few bits get a trained scale."""
         narrow: dict[Node, _Layer] = {}
         ends: dict[Node, Node] = {}
         skipped: set[Node] = set()
@@ -195,7 +195,7 @@ class Learner:
         return w.node("DequantizeLinear", w.node("QuantizeLinear", x, scale, zero), scale, zero).value
 
     def run(self, marks: tuple[Mark, Mark], targets: Sequence[Array]) -> Assignment:
-        """Train from both streams at the block's start and the float results; the assignment with what was learnt."""
+        """Train from both streams at the block's start and the float results; returns the trained assignment."""
         rng = np.random.default_rng((self.streams.seed, marks[0].at))
         floats = {copy: value for value, copy in self.streams.clone.values.items()}
         numbers = [k for k in range(self.streams.count) if not is_held_out(k)]

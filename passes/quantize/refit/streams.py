@@ -19,11 +19,11 @@ from ..numerics.grids import Codes, NarrowGrid
 from ..numerics.per_channel import fold_channel_scales
 
 ROWS_PER_UNKNOWN, MOST_ROWS, LEAST_ROWS = 40, 40_000, 20_000
-"""Rows that a layer is refitted on: some for each weight of an output, within bounds; between overfitting and time.
-With 6 and 4,000, as pruning refits on, the nets of `python -m tests.bench.below8` lose 0.1 to 0.2 dB more at W4A4."""
+"""Rows for refitting a layer: per weight of an output, at most and at least; between overfitting and time. With 6 and
+4,000, as in pruning, the nets of `python -m tests.bench.below8` lose 0.1 to 0.2 dB more at W4A4."""
 ELEMENTS = 1 << 25
-"""Elements of these rows in all groups, from which on fewer than `LEAST_ROWS` do: 128 MB, a bound on time. A depthwise
-layer of 240 channels with 25 weights each has 5,600 rows then, 220 for each weight."""
+"""Elements of a layer's rows in all groups above which fewer than `LEAST_ROWS` suffice: 128 MB, a bound on time. A
+depthwise layer of 240 channels with 25 weights each then has 5,600 rows, 220 for each weight."""
 FOLDS = 4
 """Every fourth sample, or every fourth row of fewer than `FEW` samples, is held out of a layer's fit to judge it."""
 FEW = 8
@@ -32,7 +32,7 @@ FEW = 8
 
 @dataclass(frozen=True, slots=True)
 class Rows:
-    """Rows of a layer's quantized inputs and float results, summed: those it is fitted on, and those held out."""
+    """Sums over rows of a layer's quantized inputs and float results: rows for the fit, and held-out rows."""
 
     train: NormalEquations
     held_out: NormalEquations
@@ -44,7 +44,7 @@ class Rows:
 
 
 class Streams:
-    """The activations of the float model, and of a copy with quantized activations whose layers are set one by one."""
+    """Activations of the float model, and of a copy with quantized activations whose layers are replaced one by one."""
 
     def __init__(self, assignment: Assignment, feeds: Sequence[Feeds], seed: int) -> None:
         self.assignment, self.seed = assignment, seed
@@ -59,7 +59,7 @@ class Streams:
         return self.clone.nodes[unit.node]
 
     def linear(self, unit: Unit) -> Linear:
-        """The layer between the codes beside it: from x' to y' where these have scales a channel."""
+        """The layer as a map between adjacent codes: from x' to y' where these have scales a channel."""
         channels = self.assignment.channels
         return fold_channel_scales(unit.layer, channels.get(unit.inputs[0]), channels.get(unit.output))
 
@@ -69,7 +69,7 @@ class Streams:
         self.quantized.advance(self.node(unit))
 
     def narrow_input(self, unit: Unit) -> tuple[Node, Node] | None:
-        """QuantizeLinear and DequantizeLinear that round a layer's input to fewer than 8 bits; None without."""
+        """The QuantizeLinear and DequantizeLinear that round a layer's input to fewer than 8 bits; None without any."""
         if unit.inputs[0] not in self.assignment.narrow:
             return None
         read = self.node(unit).inputs[0]
@@ -154,7 +154,7 @@ def _bias(linear: Linear) -> Array:
 
 
 def layers_of(assignment: Assignment) -> list[Unit]:
-    """The layers on integers in the order of execution, without those that share their weights with other readers."""
+    """The layers on integers in execution order, without layers whose weights have other readers."""
     shared = assignment.shared
     tied = {*shared.codes_of, *shared.codes_of.values(), *shared.heads, *shared.heads.values()}
     order = assignment.order
