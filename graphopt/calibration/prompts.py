@@ -87,10 +87,12 @@ class Prompts:
         tokens = np.atleast_2d(np.asarray(tokens))
         if tokens.ndim != 2 or not tokens.size or tokens.dtype.kind not in "iu":
             raise InputError(f"inputs: a prompt is a list of tokens, got {tokens.dtype} of shape {list(tokens.shape)}")
-        if self.vocabulary is not None and not -self.vocabulary <= tokens.min() <= tokens.max() < self.vocabulary:
-            raise InputError(
-                f"inputs: a prompt holds token {tokens.max()}, and the model's table has {self.vocabulary} rows"
-            )
+        if self.vocabulary is not None:
+            unknown = tokens[(tokens < -self.vocabulary) | (tokens >= self.vocabulary)]
+            if unknown.size:
+                raise InputError(
+                    f"inputs: a prompt holds token {unknown[0]}, and the model's table has {self.vocabulary} rows"
+                )
         rows, past = len(tokens), 0
         feeds: Feeds = {self.ids: tokens.astype(self.dtypes[self.ids])}
         for name, (empty, batch, time) in self.caches.items():

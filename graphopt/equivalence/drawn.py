@@ -10,7 +10,8 @@ import onnx
 import onnx.inliner
 
 from ..ir import Array
-from .onnx_graph import GraphIndex, nested_graphs, walk_nodes
+from ..ops import nested_graphs
+from .onnx_graph import GraphIndex, walk_nodes
 from .runnable import RunnableModel
 from .ties import RANDOM, random_op
 

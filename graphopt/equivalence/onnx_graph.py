@@ -8,6 +8,7 @@ import numpy as np
 import onnx
 
 from ..ir import Array
+from ..ops import nested_graphs
 
 SMALL = 4096
 """Elements of the largest constant whose values are read: shapes, bounds and scales, but not weights."""
@@ -25,17 +26,6 @@ def _walk(nodes: Iterable[onnx.NodeProto]) -> Iterator[onnx.NodeProto]:
         yield node
         for graph in nested_graphs(node):
             yield from _walk(graph.node)
-
-
-def nested_graphs(node: onnx.NodeProto) -> list[onnx.GraphProto]:
-    """The graphs among a node's attributes."""
-    graphs = []
-    for attr in node.attribute:
-        if attr.type == onnx.AttributeProto.GRAPH:
-            graphs.append(attr.g)
-        elif attr.type == onnx.AttributeProto.GRAPHS:
-            graphs.extend(attr.graphs)
-    return graphs
 
 
 class GraphIndex:

@@ -11,7 +11,7 @@ import onnx
 
 from ..ir import Array
 from ..onnx_io.parts.apart import put_back
-from .onnx_graph import nested_graphs
+from ..ops import nested_graphs
 from .runnable import RunnableModel
 
 _MAX_BYTES = 1 << 28

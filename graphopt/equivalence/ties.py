@@ -9,8 +9,9 @@ import numpy as np
 import onnx
 
 from ..ir import Array
+from ..ops import nested_graphs
 from .metrics import magnitude, max_error
-from .onnx_graph import GraphIndex, nested_graphs
+from .onnx_graph import GraphIndex
 
 _KEEPS_ORDER = ("Identity", "Cast", "Squeeze", "Unsqueeze", "Reshape", "Flatten")
 _COMPARES = ("Greater", "GreaterOrEqual", "Less", "LessOrEqual", "Equal")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -9,7 +10,7 @@ import numpy as np
 from ..errors import ModelError, one_line
 from ..ir import Constant, Graph, Model, Node, Value, clone_model
 from ..onnx_io import infer_types, load, to_proto
-from ..ops import attr, schema_of, version_for
+from ..ops import attr, nested_graphs, schema_of, version_for
 from .settling import settle
 
 if TYPE_CHECKING:
@@ -118,10 +119,9 @@ def _define_calls(proto: onnx.ModelProto) -> None:
     import onnx
     from onnx import defs
 
-    types = {v.name: v.type for v in (*proto.graph.input, *proto.graph.value_info)}
     version = next((o.version for o in proto.opset_import if o.domain == ""), 0)
     count = 0
-    for node in proto.graph.node:
+    for node, types in _typed_nodes(proto.graph, {}):
         if node.domain or node.op_type not in EXPANDED or "" not in node.input:
             continue
         operands = [types.get(name, onnx.TypeProto()).SerializeToString() for name in node.input]
@@ -139,3 +139,14 @@ def _define_calls(proto: onnx.ModelProto) -> None:
         count += 1
     if count:
         proto.opset_import.append(onnx.helper.make_opsetid(_DEFINED, 1))
+
+
+def _typed_nodes(
+    graph: onnx.GraphProto, outer: Mapping[str, onnx.TypeProto]
+) -> Iterator[tuple[onnx.NodeProto, Mapping[str, onnx.TypeProto]]]:
+    """The nodes of a graph and of all graphs nested in it, with the types of the values that a node can read."""
+    types = {**outer, **{v.name: v.type for v in (*graph.input, *graph.value_info)}}
+    for node in graph.node:
+        yield node, types
+        for nested in nested_graphs(node):
+            yield from _typed_nodes(nested, types)

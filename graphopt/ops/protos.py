@@ -106,12 +106,19 @@ def _attribute(name: str, value: Any) -> onnx.AttributeProto | None:
     return onnx.helper.make_attribute(name, value)
 
 
+def nested_graphs(node: onnx.NodeProto) -> list[onnx.GraphProto]:
+    """The graphs among a node's attributes."""
+    graphs = []
+    for attribute in node.attribute:
+        if attribute.HasField("g"):
+            graphs.append(attribute.g)
+        graphs += attribute.graphs
+    return graphs
+
+
 def initializers_of(graph: onnx.GraphProto) -> Iterator[onnx.TensorProto]:
     """The initializers of a graph and of all graphs nested in it."""
     yield from graph.initializer
     for node in graph.node:
-        for attribute in node.attribute:
-            if attribute.HasField("g"):
-                yield from initializers_of(attribute.g)
-            for nested in attribute.graphs:
-                yield from initializers_of(nested)
+        for nested in nested_graphs(node):
+            yield from initializers_of(nested)

@@ -76,6 +76,24 @@ def test_the_branch_that_runs(condition: bool) -> None:
     assert worst.single < 1e-5
 
 
+def test_an_attention_without_its_mask_in_a_branch() -> None:
+    proto = parser.parse_model("""<ir_version: 11, opset_import: ["" : 23]>
+g (float[1, 2, 3, 4] q, float[1, 2, 3, 4] k, float[1, 2, 2, 4] past, bool c) => (float[1, 2, 3, 4] y) {
+    y = If(c) <
+        then_branch = a () => (float[1, 2, 3, 4] p) { p, keys, values = Attention(q, k, k, , past, past) },
+        else_branch = b () => (float[1, 2, 3, 4] r) { r = Identity(q) }
+    >
+}""")
+    rng, shapes = np.random.default_rng(0), {"q": (1, 2, 3, 4), "k": (1, 2, 3, 4), "past": (1, 2, 2, 4)}
+    feeds = {name: rng.standard_normal(shape).astype(np.float32) for name, shape in shapes.items()}
+    proto = constants(proto, c=True)
+    cotangent = rng.standard_normal((1, 2, 3, 4)).astype(np.float32)
+    plain, gradient = session(proto), session(gradient_model(proto, list(feeds)))
+    slopes = gradient.run([f"{name}.gradient" for name in feeds], {**feeds, "y.cotangent": cotangent})
+    for name, slope in zip(feeds, slopes):
+        assert np.abs(slope).max() > 0.1 and near(plain, feeds, name, slope, [cotangent]) < NEAR, name
+
+
 def test_a_loop_and_what_its_body_reads() -> None:
     rng = np.random.default_rng(0)
     feeds = {"x": rng.standard_normal((3, 4)).astype(np.float32), "w": rng.standard_normal((4, 4)).astype(np.float32)}

@@ -56,6 +56,8 @@ def test_texts_become_tokens(model):
         open_calibration(["ab"], model, preprocess=lambda text: text)
     with pytest.raises(graphopt.InputError, match="holds token 5000, and the model's table has 100 rows"):
         open_calibration([[1, 5000]], model)
+    with pytest.raises(graphopt.InputError, match="holds token -101, and the model's table has 100 rows"):
+        open_calibration([[1, -101]], model)
     with pytest.raises(graphopt.InputError, match="takes no tokens"):
         open_calibration(["ab"], convnet(), preprocess=ord)
 
