@@ -87,10 +87,11 @@ def _steps(
 def _stops(begin: int, end: int, pieces: Sequence[int]) -> Iterator[int]:
     """Where each piece between two places of a sequence ends, the largest pieces first."""
     for size in pieces:
-        while end - begin > size:
+        while end - begin >= size:
             begin += size
             yield begin
-    yield end
+    if begin < end:
+        yield end
 
 
 def _feeds(decoder: Decoder, tokens: Array, mask: Array, positions: Array, begin: int) -> dict[str, Any]:
