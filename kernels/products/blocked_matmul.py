@@ -106,11 +106,13 @@ def _in_panels(array: Array, lanes: int) -> Array:
     return array.reshape(-1, lanes, *array.shape[1:])
 
 
-def prepare_blocked_matmul(rows: int, weights: BlockedWeights, bias: Array | None = None) -> Routine:
+def prepare_blocked_matmul(
+    rows: int, weights: BlockedWeights, bias: Array | None = None, skipped: int = 0
+) -> Routine:  # fmt: skip
     """float32 y[rows, N] = x[rows, K] · weights + bias, as MatMulNBits computes with accuracy_level 4.
 
     Each block of x is rounded to s8 by a scale of its own; sums of a block are exact integers, blocks are added in
-    their order in float32.
+    their order in float32. So many rows of x before those are `skipped`.
     """
     if rows == 0:
         return Routine(())
@@ -118,8 +120,8 @@ def prepare_blocked_matmul(rows: int, weights: BlockedWeights, bias: Array | Non
     cut = cut_rows(rows, _ROWS)
     panels = -(-weights.channels // lanes)
     quantize: dict[str, Argument] = {
-        "x": Buffer("x"), "codes": Buffer("codes"), "scales": Buffer("scales"), "sums": Buffer("sums"),
-        "depth": weights.depth, "block": block, "blocks": blocks,
+        "x": Buffer("x", 4 * skipped * weights.depth), "codes": Buffer("codes"), "scales": Buffer("scales"),
+        "sums": Buffer("sums"), "depth": weights.depth, "block": block, "blocks": blocks,
     }  # fmt: skip
     tile = [
         MicroKernel(

@@ -28,7 +28,7 @@ import onnxruntime
 import graphopt
 from graphopt.measure import geometric_mean, interleaved, ort_session, own_clock
 from graphopt.measure.tokens import TokenScores
-from graphopt.runtime.generate.coded import CacheType
+from graphopt.runtime.generate.kept import CacheType
 from graphopt.runtime.generate.loop import _feeds, prompt_of
 from tests.bench.nodes import count
 
@@ -136,9 +136,9 @@ def cache_divergence(session: graphopt.Session, windows: np.ndarray) -> float:
         tokens, mask = prompt_of(window)
         given = _feeds(decoder, tokens, mask, np.arange(tokens.size)[None], 0)
         logits = []
-        for coded, step in ((False, session._step), (True, session._step_on_codes)):
-            caches = {cache.past: cache.empty(1, coded) for cache in decoder.caches}
-            logits.append(step([decoder.logits], {**given, **caches})[0])
+        for empty in (lambda cache: cache.empty(1), lambda cache: cache.kept(1, coded=True)):
+            caches = {cache.past: empty(cache) for cache in decoder.caches}
+            logits.append(session._step([decoder.logits], {**given, **caches}, every_row=True)[0])
         scores.add(*logits, given)
     return scores.divergence or 0.0
 
