@@ -350,7 +350,7 @@ class Session:
         last = logits_alone(self._decoder, self._manifest) if several else None
         if (refusal := self._run_parts(values, sized, last)) is None:
             return _results(outputs, values)
-        arrays = {name: cache.array(rows) for name, cache in kept.items()}
+        arrays = {name: cache.array[:, :, :rows] for name, cache in kept.items()}
         if any(array.dtype == np.uint8 for array in arrays.values()):
             raise ModelError(f"cache='int8' cannot be had, as kernels refuse {refusal}")
         return self.run(names, {**feeds, **arrays})

@@ -136,8 +136,8 @@ def cache_divergence(session: graphopt.Session, windows: np.ndarray) -> float:
         tokens, mask = prompt_of(window)
         given = _feeds(decoder, tokens, mask, np.arange(tokens.size)[None], 0)
         logits = []
-        for empty in (lambda cache: cache.empty(1), lambda cache: cache.kept(1, coded=True)):
-            caches = {cache.past: empty(cache) for cache in decoder.caches}
+        for empty in (decoder.empty(1), decoder.kept(1, coded=True)):
+            caches = {cache.past: one for cache, one in zip(decoder.caches, empty)}
             logits.append(session._step([decoder.logits], {**given, **caches}, every_row=True)[0])
         scores.add(*logits, given)
     return scores.divergence or 0.0

@@ -6,6 +6,7 @@ import threading
 import weakref
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import accumulate
 from math import prod
 from typing import Any, NamedTuple
 
@@ -13,7 +14,8 @@ import numpy as np
 import numpy.typing as npt
 
 from ...ir import Array
-from ...kernels import Program
+from ...kernels import Program, aligned_empty
+from ...kernels.core.memory import whole_lines
 from ..compile.executable import Executable, Use
 
 _LEAST = 64
@@ -28,28 +30,30 @@ class KeptCache:
     """A cache of a text that a session writes and nobody else has: each run adds rows to it where it lies.
 
     Such a one is no array that would be made, looked for and checked a hundred times a token. `shape`: [batch, heads,
-    rows, size]; `dtype`: float32, or uint8 for rows of codes.
+    rows, size]; `dtype`: float32, or uint8 for rows of codes. Caches that share `memory` gain rows alike.
     """
 
-    __slots__ = ("_room", "_shown", "address", "dtype", "shape", "stride")
+    __slots__ = ("_memory", "_shown", "address", "array", "dtype", "shape", "stride")
 
-    def __init__(self, batch: int, heads: int, size: int, dtype: npt.DTypeLike) -> None:
+    def __init__(self, batch: int, heads: int, size: int, dtype: npt.DTypeLike, memory: SharedMemory) -> None:
         self.shape, self.dtype = (batch, heads, 0, size), np.dtype(dtype)
-        self._room, self._shown = np.empty(self.shape, self.dtype), np.empty(0, np.float32)
+        self.array, self._shown = np.empty(self.shape, self.dtype), np.empty(0, np.float32)
         self.address, self.stride = 0, 0
+        self._memory = memory
+        memory.caches.append(self)
 
     def extend(self, count: int) -> None:
         """Add `count` rows, whose content a kernel writes."""
         batch, heads, rows, size = self.shape
+        if rows + count > self.array.shape[2]:
+            self._memory.grow(rows + count)
         self.shape = batch, heads, rows + count, size
-        if rows + count > self._room.shape[2]:
-            room = np.empty((batch, heads, max(_LEAST, 2 * (rows + count)), size), self.dtype)
-            room[:, :, :rows] = self._room[:, :, :rows]
-            self._room, self.address, self.stride = room, int(room.ctypes.data), room.strides[1]
 
-    def array(self, rows: int) -> Rows:
-        """The first rows, not copied."""
-        return self._room[:, :, :rows]
+    def move(self, array: Rows) -> None:
+        """Put the rows where there is room for more."""
+        rows = self.shape[2]
+        array[:, :, :rows] = self.array[:, :, :rows]
+        self.array, self.address, self.stride = array, int(array.ctypes.data), array.strides[1]
 
     def shape_alone(self, size: int) -> Rows:
         """A dense float32 array of as many rows of `size` numbers, for nodes that ask for its shape: what it holds is
@@ -58,6 +62,23 @@ class KeptCache:
         if prod(shape) > self._shown.size:
             self._shown = np.empty(2 * prod(shape), np.float32)
         return self._shown[: prod(shape)].reshape(shape)
+
+
+class SharedMemory:
+    """The memory of all caches of a text: large enough for large pages, without which reads wait for addresses."""
+
+    def __init__(self) -> None:
+        self.caches: list[KeptCache] = []
+
+    def grow(self, rows: int) -> None:
+        """Make room for as many rows of each cache again."""
+        room = max(_LEAST, 2 * rows)
+        shapes = [(*cache.shape[:2], room, cache.shape[3]) for cache in self.caches]
+        sizes = [prod(shape) * cache.dtype.itemsize for shape, cache in zip(shapes, self.caches)]
+        begins = [0, *accumulate(map(whole_lines, sizes))]
+        memory = aligned_empty(begins[-1])
+        for cache, shape, size, begin in zip(self.caches, shapes, sizes, begins):
+            cache.move(memory[begin : begin + size].view(cache.dtype).reshape(shape))
 
 
 @dataclass(slots=True)

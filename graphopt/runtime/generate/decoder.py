@@ -12,7 +12,7 @@ from ...errors import InputError, ModelError
 from ...ir import Array, TensorType
 from ...kernels.attention.cached import row_bytes
 from ..cache.manifest import Input, Output
-from ..execute.growing import KeptCache
+from ..execute.growing import KeptCache, SharedMemory
 
 _TOKENS = ("input_ids", "decoder_input_ids", "tokens")
 _MASK, _POSITIONS, _LOGITS = "attention_mask", ("position_ids", "cache_position"), "logits"
@@ -47,11 +47,12 @@ class Cache:
         sizes[self.axis] = 0
         return np.zeros(sizes, self.dtype)
 
-    def kept(self, batch: int, coded: bool) -> KeptCache:
+    def kept(self, batch: int, coded: bool, memory: SharedMemory) -> KeptCache:
         """The same where kernels keep it. `coded`: of bytes, its rows being codes and their scale."""
         heads, size = self.shape[1], self.size
         assert isinstance(heads, int)  # or kernels would not take the model
-        return KeptCache(batch, heads, row_bytes(size, True) if coded else size, np.uint8 if coded else np.float32)
+        size, dtype = (row_bytes(size, True), np.uint8) if coded else (size, np.float32)
+        return KeptCache(batch, heads, size, dtype, memory)
 
     @property
     def size(self) -> int:
@@ -79,6 +80,15 @@ class Decoder:
     def outputs(self) -> list[str]:
         """The outputs that generation asks for: the logits, then the caches in order."""
         return [self.logits, *(cache.present for cache in self.caches)]
+
+    def empty(self, batch: int) -> list[Array]:
+        """The caches before the first token."""
+        return [cache.empty(batch) for cache in self.caches]
+
+    def kept(self, batch: int, coded: bool) -> list[KeptCache]:
+        """The same where kernels keep them, of floats or `coded`."""
+        memory = SharedMemory()
+        return [cache.kept(batch, coded, memory) for cache in self.caches]
 
     def check_length(self, prompt: int, new: int) -> None:
         """InputError where the tables of positions do not hold a prompt with its new tokens, the last one not fed."""

@@ -69,9 +69,7 @@ def _steps(
     whole = np.ones((batch, prompt + new), np.int64)  # of which each step reads a longer beginning
     whole[:, :prompt] = mask
     positions = np.maximum(whole.cumsum(axis=1) - 1, 0)
-    caches: Sequence[Any] = [
-        cache.kept(batch, kept == "int8") if kept else cache.empty(batch) for cache in decoder.caches
-    ]
+    caches: Sequence[Any] = decoder.kept(batch, kept == "int8") if kept else decoder.empty(batch)
     pasts = [cache.past for cache in decoder.caches]
     ended = np.zeros(batch, bool)
     last = np.zeros(batch, np.int64)
