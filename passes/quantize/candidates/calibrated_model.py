@@ -14,7 +14,7 @@ from typing import Any
 from ....calibration import BATCH, METHODS, STARTS, Extent, Shapes, observe, shapes_at
 from ....compress.choices import bits_for
 from ....compress.context import StageContext
-from ....compress.layers.linear import PRODUCTS, Linear
+from ....compress.layers.linear import Linear
 from ....compress.layers.moments import ENOUGH, InputMoments, fits_memory, gather
 from ....ir import Model, Node, TensorType, Value
 from ....kernels.tensors.quantization import Quantization
@@ -23,15 +23,15 @@ from ....machine.spool import Spool
 from ....measure import figures, macs_values
 from ....onnx_io import is_large
 from ....parallel import Content, ordered
-from ..numerics.blocks import block_count, stored_bits
 from ..numerics.solve import BITS, Solved, pair_safety, solve
 from ..numerics.store import CodeStore
 from ..options import Quantize
 from .assignment import Assignment, choose_grids, narrow_grids
+from .block_sizes import block_of, can_pack, usual_block
 from .derivable_ranges import derivable, derive_ranges, forget_silent, non_negative_images
 from .finer import FinerCodes
 from .shared import Shared, float_products, share_weights
-from .units import PACKED, Unit, Units, find_tables, find_units, layer_units
+from .units import Unit, Units, find_tables, find_units, layer_units
 
 Grids = dict[Value, Quantization]
 
@@ -324,44 +324,6 @@ def _is_dear(layers: Sequence[Unit], options: Quantize) -> bool:
 DEAR = 2e10
 """Multiply-adds of one product of all weights with the covariances of their inputs: a second of one core, of which
 rounding takes a dozen. MiniLM has 8e9, SmolLM2-135M 1e11 and KL 0.004 to the nearest."""
-
-
-def can_pack(model: Model, op: str, target: str, bits: int) -> bool:
-    """Whether weights of less than 8 bits can be stored packed: 4 in DequantizeLinear by the operator set, fewer, too,
-    in onnxruntime's own product (MatMulNBits) whatever that is."""
-    return (bits == 4 and model.opset >= PACKED) or (target == "onnxruntime" and op in PRODUCTS)
-
-
-def usual_block(options: Quantize, context: StageContext) -> int | None:
-    """Inputs that share a scale of stored weights unless the caller says otherwise; None for all.
-
-    Of 8 bits those of language models for onnxruntime, which multiplies one scale an output in such blocks, too.
-    """
-    if options.weight_bits == 8 and not (context.target == "onnxruntime" and context.quality.next_tokens):
-        return None
-    return USUAL_BLOCK
-
-
-def block_of(linear: Linear, options: Quantize, target: str, size: int | None) -> int | None:
-    """How many inputs share a scale, up to `size`; None for all. Blocks are for stored weights of products.
-
-    onnxruntime's own product stores whole blocks: there it is the size up to the one asked for that takes least bytes.
-    """
-    bits = BITS[options.weight_type]
-    if options.mode != "weights" or linear.node.op == "Conv" or size is None:
-        return None
-    if bits == 8 and linear.depth <= size:
-        return None
-    if target == "onnxruntime":
-        sizes = [16 << k for k in range((size // 16).bit_length())]
-        return min(reversed(sizes), key=lambda s: block_count(linear.depth, s) * (s * stored_bits(bits) // 8 + 4))
-    return size
-
-
-USUAL_BLOCK = 32
-"""onnxruntime's and llama.cpp's usual size, in which onnxruntime also rounds the inputs of products with one scale an
-output: in wider blocks large inputs cost their neighbours more. SmolLM2-135M in 8 bits diverges by 0.008 nats, by 0.011
-with one scale an output and by 0.023 in blocks of 128. `python -m tests.bench.language` prints it."""
 
 
 class _CountedFeeds:

@@ -17,7 +17,7 @@ from ....compress.context import StageContext
 from ....compress.layers.linear import PRODUCTS, Linear
 from ....errors import OptionError
 from ....ir import Array, DType, Model, TensorType, Value
-from ..candidates.calibrated_model import block_of, can_pack, usual_block
+from ..candidates.block_sizes import block_of, can_pack, usual_block
 from ..candidates.prepare import spell_for_integers
 from ..candidates.shared import Shared, float_products, share_weights
 from ..candidates.units import Unit, find_tables, find_units, layer_units
