@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from importlib.metadata import version
+
 from ....compress.context import StageContext
 from ....compress.layers.linear import PRODUCTS, Linear
 from ....ir import Model
@@ -22,9 +24,21 @@ def usual_block(options: Quantize, context: StageContext) -> int | None:
 
     Of 8 bits those of language models for onnxruntime, which multiplies one scale an output in such blocks, too.
     """
-    if options.weight_bits == 8 and not (context.target == "onnxruntime" and context.quality.next_tokens):
-        return None
-    return USUAL_BLOCK
+    return USUAL_BLOCK if options.weight_bits < 8 or _is_for_onnxruntime(context) else None
+
+
+def tied_block(context: StageContext) -> int | None:
+    """The same of a table and its head in 8 bits, whose scales would take more bytes than narrow blocks are worth.
+
+    onnxruntime gathers rows of such blocks from 1.23 on.
+    """
+    gathers = tuple(map(int, version("onnxruntime").split(".")[:2])) >= (1, 23)
+    return TIED_BLOCK if gathers and _is_for_onnxruntime(context) else None
+
+
+def _is_for_onnxruntime(context: StageContext) -> bool:
+    """A language model that onnxruntime runs."""
+    return context.target == "onnxruntime" and bool(context.quality.next_tokens)
 
 
 def block_of(linear: Linear, options: Quantize, target: str, size: int | None) -> int | None:
@@ -47,3 +61,7 @@ USUAL_BLOCK = 32
 """onnxruntime's and llama.cpp's usual size, in which onnxruntime also rounds the inputs of products with one scale an
 output: in wider blocks large inputs cost their neighbours more. SmolLM2-135M in 8 bits diverges by 0.008 nats, by 0.011
 with one scale an output and by 0.023 in blocks of 128. `python -m tests.bench.language` prints it."""
+
+TIED_BLOCK = 128
+"""With a scale a row onnxruntime computes all weights of a tied head for each token, 65 ms of SmolLM2-135M in place of
+14: `python -m tests.bench.decoders --session`. `block_of` takes the size up to this one that needs least bytes."""

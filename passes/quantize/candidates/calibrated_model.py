@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Mapping, Sequence, Set
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import partial
 from itertools import islice
 from types import MappingProxyType
@@ -27,7 +27,7 @@ from ..numerics.solve import BITS, Solved, pair_safety, solve
 from ..numerics.store import CodeStore
 from ..options import Quantize
 from .assignment import Assignment, choose_grids, narrow_grids
-from .block_sizes import block_of, can_pack, usual_block
+from .block_sizes import block_of, can_pack, tied_block, usual_block
 from .derivable_ranges import derivable, derive_ranges, forget_silent, non_negative_images
 from .finer import FinerCodes
 from .shared import Shared, float_products, share_weights
@@ -161,7 +161,7 @@ def solve_layers(
     solved: dict[Node, Solved] = {}
     store = CodeStore() if store is None else store
     layers = [u for u in usable if u.linear is not None and u.node not in shared.codes_of]
-    usual, tied = usual_block(options, context), frozenset(shared.heads.values())
+    usual, tied = usual_block(options, context), dict.fromkeys(shared.heads.values(), tied_block(context))
     solver = _Solver(model, options, context.target, store, _chosen_bits(model, options), tied, usual)
     steps: dict[Node, float] = {}
     asked: list[Unit] = []
@@ -220,15 +220,15 @@ _Problem = tuple[Linear, InputMoments | None, Quantize, bool, float, int, int | 
 @dataclass(frozen=True, slots=True)
 class _Solver:
     """Solves for the codes of one layer after the other. chosen: bits of layers that were given fewer by name. tied:
-    heads whose weight is a table, too. usual: inputs that share a scale where the caller says nothing of it; None for
-    all."""
+    heads whose weight is a table, too, with the inputs that share a scale in 8 bits where the caller says nothing of
+    it; usual: of other layers. None for all."""
 
     model: Model
     options: Quantize
     target: str
     store: CodeStore
     chosen: Mapping[Node, int]
-    tied: frozenset[Node] = frozenset()
+    tied: Mapping[Node, int | None] = field(default_factory=dict)
     usual: int | None = None
 
     def __call__(self, unit: Unit, moments: InputMoments | None, step: float, bits: int) -> Solved:
@@ -236,8 +236,8 @@ class _Solver:
 
     def problem(self, unit: Unit, moments: InputMoments | None, step: float, bits: int) -> _Problem:
         is_stored_in_blocks = unit.node.op != "Gather" and bits == self.bits(unit)
-        is_whole = bits == 8 and unit.node in self.tied  # blocks of a large table take more bytes than they are worth
-        size = self.options.block_size or (None if is_whole else self.usual)
+        usual = self.tied.get(unit.node, self.usual) if bits == 8 else self.usual
+        size = self.options.block_size or usual
         block = block_of(unit.layer, self.options, self.target, size) if is_stored_in_blocks else None
         safe = unit.node.op != "Gather" and pair_safety(self.options, self.target)  # tables are read as floats
         options = replace(self.options, executor=None, cache=None)
