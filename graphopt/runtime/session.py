@@ -18,15 +18,16 @@ from .cache.manifest import Manifest, Output, Part, manifest_of
 from .cache.plan_cache import PlanCache
 from .compile.executable import Memory
 from .describe import DescribedPart, Description, NodeArg, node_arg
+from .execute.growing import KeptCache
 from .execute.ort_segment import OrtSegment, run_with_values
 from .execute.region import Region
 from .execute.whole import RefusedShapes, WholeModel
 from .execute.workers import Team
 from .feeds import Feeds, are_native
 from .generate.choice import Choice as TokenChoice
-from .generate.coded import CACHE_TYPES, CacheType, check_coded, shapes_alone
 from .generate.decoder import Decoder, decoder_of
-from .generate.loop import generated, prompt_of
+from .generate.kept import CacheType, kept_as, logits_alone, shapes_alone
+from .generate.loop import ends_of, generated, prompt_of
 from .place.lowered_model import Kernels, LoweredModel, digest_of, stamp_of
 from .place.measured import Choice, chosen, left_to_onnxruntime, region_times, slower_regions
 from .place.stored import ONCE
@@ -203,13 +204,18 @@ class Session:
             return self._run_whole(output_names, feeds, run_options)
         return _results(outputs, values)
 
-    def _run_parts(self, values: list[Any], sized: Mapping[int, Any]) -> str | None:
-        """Compute all values; the reason where kernels refuse what a region reads. sized: for nodes in onnxruntime."""
+    def _run_parts(self, values: list[Any], sized: Mapping[int, Any], last: int | None = None) -> str | None:
+        """Compute all values; the reason where kernels refuse what a region reads. sized: for nodes in onnxruntime.
+        last: the value of which a region may compute the last row alone."""
         for part, runner in zip(self._manifest.parts, self._runners):
-            arrays = [values[place] if part.model is None else sized.get(place, values[place]) for place in part.reads]
-            made = runner.on_kernels(arrays) if isinstance(runner, Region) else runner.run(arrays)
-            if made is None:
-                return runner.refusal(arrays) if isinstance(runner, Region) else ""
+            arrays = [values[place] for place in part.reads]
+            if isinstance(runner, Region):
+                cut = part.writes.index(last) if last in part.writes else None
+                made = runner.on_kernels(arrays, cut)
+                if made is None:
+                    return runner.refusal(arrays, cut)
+            else:
+                made = runner.run([sized.get(place, array) for place, array in zip(part.reads, arrays)])
             for place, array in zip(part.writes, made):
                 values[place] = array
         return None
@@ -306,26 +312,11 @@ class Session:
         self, tokens: Array, mask: Array, new: int, ends: int | Iterable[int] | None, choice: TokenChoice,
         cache: CacheType,
     ) -> Iterator[Array]:  # fmt: skip
-        if cache not in CACHE_TYPES:
-            raise OptionError(f"cache must be {' or '.join(map(repr, CACHE_TYPES))}, got {cache!r}")
-        decoder, in_pieces = self._decoder, any(part.growing for part in self._manifest.parts)
-        if coded := cache == "int8":
-            check_coded(decoder, self._manifest)
+        in_pieces = self._whole is None and any(part.growing for part in self._manifest.parts)
+        kept = kept_as(cache, self._decoder, self._manifest)
         return generated(
-            self._step_on_codes if coded else self._step, decoder, tokens, mask, new, _ends(ends), choice,
-            in_pieces=in_pieces and self._whole is None, coded=coded,
-        )  # fmt: skip
-
-    def _step_on_codes(self, names: Sequence[str], feeds: Mapping[str, Any]) -> list[Any]:
-        """One step of generation on caches that are rows of codes, which kernels alone know."""
-        if self._forks != _forks.count:
-            self._after_fork()
-        coded = frozenset(cache.past for cache in self._decoder.caches)
-        outputs, values = self._named(names), self._values(feeds, coded)
-        sized = shapes_alone(self._decoder, self._manifest, values)
-        if (refusal := self._run_parts(values, sized)) is not None:
-            raise ModelError(f"cache='int8' cannot be had, as kernels refuse {refusal}")
-        return _results(outputs, values)
+            self._step, self._decoder, tokens, mask, new, ends_of(ends), choice, in_pieces=in_pieces, kept=kept
+        )
 
     def _growing(self) -> dict[str, int]:
         """The growing axis of each cache that kernels read and of their mask, by input name; empty for other models."""
@@ -342,13 +333,27 @@ class Session:
     def _decoder(self) -> Decoder:
         return decoder_of(self._manifest.inputs, self._manifest.outputs, self._manifest.positions)
 
-    def _step(self, names: Sequence[str], feeds: Mapping[str, Any]) -> list[Any]:
-        """One step of generation. Caches stay where onnxruntime has them, if that runs the whole model."""
-        if self._whole is None:
-            return self.run(names, feeds)
+    def _step(self, names: Sequence[str], feeds: Mapping[str, Any], *, every_row: bool = False) -> list[Any]:
+        """One step of generation. Caches stay where onnxruntime has them, if that runs the whole model, or kernels;
+        those may compute the last row of logits alone, unless every row is wanted."""
         if self._forks != _forks.count:
             self._after_fork()
-        return run_with_values(self._whole, names, feeds)
+        if self._whole is not None:
+            return run_with_values(self._whole, names, feeds)
+        kept = {name: fed for name, fed in feeds.items() if isinstance(fed, KeptCache)}
+        if not kept:
+            return self.run(names, feeds)
+        outputs, values = self._named(names), self._values(feeds, kept)
+        rows = next(iter(kept.values())).shape[2]
+        sized = shapes_alone(self._decoder, self._manifest, values)
+        several = feeds[self._decoder.tokens.name].shape[1] > 1 and not every_row
+        last = logits_alone(self._decoder, self._manifest) if several else None
+        if (refusal := self._run_parts(values, sized, last)) is None:
+            return _results(outputs, values)
+        arrays = {name: cache.array[:, :, :rows] for name, cache in kept.items()}
+        if any(array.dtype == np.uint8 for array in arrays.values()):
+            raise ModelError(f"cache='int8' cannot be had, as kernels refuse {refusal}")
+        return self.run(names, {**feeds, **arrays})
 
     # -- the runtime of each part
 
@@ -383,11 +388,6 @@ class Session:
 def _results(outputs: Sequence[Output], values: Sequence[Any]) -> list[Any]:
     """The outputs, out of all values; constant outputs are copied."""
     return [np.array(output.constant) if output.place < 0 else values[output.place] for output in outputs]
-
-
-def _ends(tokens: int | Iterable[int] | None) -> tuple[int, ...]:
-    """The tokens that end a text."""
-    return () if tokens is None else (int(tokens),) if isinstance(tokens, (int, np.integer)) else (*map(int, tokens),)
 
 
 def session_of(model: Model, threads: int | None = None) -> Session:

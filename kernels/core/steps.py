@@ -181,16 +181,12 @@ class Program:
         self._control[Control.STAMPS] = self.cycles.ctypes.data if profile else 0
         self._call = _execute()
 
-    def rebind(self, step: int, argument: int, address: int) -> None:
-        """Replace the address in word `argument` of the descriptor of step number `step`, from the next run on."""
-        self._words[self._starts[step] + argument] = address
-
     def place(self, step: int, argument: int) -> int:
-        """The number of such a word among all of the program, for `rebind_all`."""
+        """The number of word `argument` of the descriptor of step number `step` among all of the program."""
         return self._starts[step] + argument
 
-    def rebind_all(self, places: npt.NDArray[np.intp], words: Words) -> None:
-        """Replace many words at once."""
+    def rebind(self, places: npt.NDArray[np.intp], words: Words) -> None:
+        """Replace the words, addresses and numbers, in these places from the next run on."""
         self._words[places] = words
 
     def run_worker(self, worker: int) -> None:

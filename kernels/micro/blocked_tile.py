@@ -5,7 +5,6 @@ from __future__ import annotations
 from llvmlite import ir
 
 from graphopt.kernels.core.levels import select_level
-from graphopt.kernels.core.memory import LINE
 from graphopt.kernels.micro import vectors as op
 from graphopt.kernels.micro.dot import FORMS
 from graphopt.kernels.micro.vectors import F32, I8, I32, I64, vector
@@ -14,26 +13,21 @@ _UNROLLED = 8
 """Unrolled loads of weights: a block of 64 depths of 4 bits; more only grows the code."""
 
 
-_AHEAD = 2048
-"""Bytes ahead that weights are asked for: the processor's own prefetch ends at pages, which a panel soon crosses. The
-best of four powers of two for a token of SmolLM2-135M with 4 bits: `python -m tests.bench.decoders`."""
-
-
 def emit(module: ir.Module, symbol: str, level_name: str, bits: int, block: int, rows: int, zeros: bool) -> None:
-    """Define void symbol(x, x_scales, x_sums, weights, scales, zeros, y, blocks).
+    """Define void symbol(x, x_scales, x_sums, weights, zeros, y, blocks).
 
     y[r, c] = Σ_b x_scales[r, b] · scales[b, c] · Σ_k x[r, b, k] · (w[b, k, c] − zero[b, c]), the inner sum exact in
     int32, the outer one in float32 in the order of blocks. x: s8 [rows, blocks, block]; x_scales: float32 and x_sums:
-    int32 [rows, blocks], the sums negated; scales: float32 [blocks, lanes]; zero: u8 [blocks, lanes] from `zeros`, or
-    2^(bits − 1); y: float32 [rows, lanes]. weights: u8 [blocks][block / 4][lanes][4], of 4 bits the second four of each
-    eight depths in the upper halves of the bytes of the first.
+    int32 [rows, blocks], the sums negated; zero: u8 [blocks, lanes] from `zeros`, or 2^(bits − 1); y: float32
+    [rows, lanes]. weights: a block's u8 [block / 4][lanes][4], of 4 bits the second four of each eight depths in the
+    upper halves of the bytes of the first, and behind them its scales, float32 [lanes]; then the next block's.
     """
     level = select_level(level_name)
     lanes, width = level.lanes, 4 * level.lanes
     dot = FORMS["vpmaddwd" if bits == 8 and level.dot == "vpmaddubsw" else level.dot]
-    names = ("x", "x_scales", "x_sums", "weights", "scales", "zeros", "y", "blocks")
+    names = ("x", "x_scales", "x_sums", "weights", "zeros", "y", "blocks")
     _, b = op.function(module, symbol, names)
-    x, x_scales, x_sums, weights, scales, zero_points, y, blocks = b.function.args
+    x, x_scales, x_sums, weights, zero_points, y, blocks = b.function.args
     floats, integers, bytes_ = vector(F32, lanes), vector(I32, lanes), vector(I8, width)
     loads, depths = block * bits // 32, 32 // bits  # of a block; depths of a load
     unrolled = min(loads, _UNROLLED)
@@ -58,8 +52,6 @@ def emit(module: ir.Module, symbol: str, level_name: str, bits: int, block: int,
         with op.repeat(b, I64(loads // unrolled)):
             for step in range(unrolled):
                 stored = op.load(b, op.at(b, b.load(line), width * step), bytes_)
-                if (width * step) % LINE == 0:
-                    op.prefetch(b, op.at(b, b.load(line), width * step + _AHEAD))
                 halves = [stored]
                 if bits == 4:
                     halves = [b.and_(stored, op.const(I8, width, 15)), b.lshr(stored, op.const(I8, width, 4))]
@@ -70,7 +62,8 @@ def emit(module: ir.Module, symbol: str, level_name: str, bits: int, block: int,
                         b.store(dot(b, b.load(total), codes, four), total)
             op.advance(b, line, I64(width * unrolled))
             op.advance(b, place, I64(depths * unrolled))
-        scale = op.load(b, b.add(scales, b.mul(index, I64(4 * lanes))), floats)
+        scale = op.load(b, b.load(line), floats)
+        op.advance(b, line, I64(4 * lanes))
         for term, total, result in zip(terms, totals, sums):
             own = op.splat(b, op.load(b, b.add(x_scales, b.add(term, offset)), F32), lanes)
             value = b.fmul(b.sitofp(b.load(total), floats), b.fmul(own, scale))

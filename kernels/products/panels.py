@@ -10,7 +10,7 @@ import numpy.typing as npt
 from graphopt.kernels.core.compiler import Kernel, MicroKernel
 from graphopt.kernels.core.levels import Level
 from graphopt.kernels.core.linked_table import LinkedTable
-from graphopt.kernels.core.memory import Array, Words, aligned_copy, aligned_empty, float_bits
+from graphopt.kernels.core.memory import Array, Words, aligned_copy, constant_memory, float_bits
 from graphopt.kernels.core.steps import Program, Step
 from graphopt.kernels.core.struct_layouts import Panel
 from graphopt.kernels.products.epilogue import Epilogue, FloatOutput, Requantize
@@ -57,7 +57,7 @@ class PanelBuilder:
         widths = cuts[:, 3]
         sizes = segments * quads * GROUP * widths
         cuts[:, 4] = np.cumsum(sizes) - sizes
-        packed = aligned_empty(int(sizes.sum()))
+        packed = constant_memory(int(sizes.sum()))
         sums = np.zeros(groups * channels, np.int32)
         arguments = {
             "w": int(weights.ctypes.data), "y": int(packed.ctypes.data), "sums": sums, "panels": cuts,

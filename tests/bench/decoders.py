@@ -8,8 +8,9 @@ mask. `--session`: the Session beside onnxruntime on the same files, a token aft
 prompts as long (the second of each length), in the loop of `generate`, where caches are handed on; the speed, and the
 share
 of what one core reads from memory that a token reaches: weights once, the file's size, and caches once. A token on a
-cache of 8 bits stands beside. With `--windows FILE` (an .npz with `evaluation`, tokens [N, S]) also the KL divergence
-of the next token between both caches, over eight windows.
+cache of 8 bits stands beside, where there can be one. With `--windows FILE` (an .npz with `evaluation`, tokens [N, S])
+also the KL divergence of the next token between both caches, over eight windows; with `--float FILE`, the model in
+float32, how many times as fast as onnxruntime on that a prompt of 128 is, here and in onnxruntime.
 
 One thread, its own CPU time, interleaved. Exporting, which needs torch, is not done here: a folder without exports is
 reported as such.
@@ -19,7 +20,8 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 
@@ -27,9 +29,10 @@ import numpy as np
 import onnxruntime
 
 import graphopt
+from graphopt.errors import ModelError
 from graphopt.measure import geometric_mean, interleaved, ort_session, own_clock
 from graphopt.measure.tokens import TokenScores
-from graphopt.runtime.generate.coded import CacheType
+from graphopt.runtime.generate.kept import CacheType
 from graphopt.runtime.generate.loop import _feeds, prompt_of
 from tests.bench.nodes import count
 
@@ -137,17 +140,34 @@ def cache_divergence(session: graphopt.Session, windows: np.ndarray) -> float:
         tokens, mask = prompt_of(window)
         given = _feeds(decoder, tokens, mask, np.arange(tokens.size)[None], 0)
         logits = []
-        for coded, step in ((False, session._step), (True, session._step_on_codes)):
-            caches = {cache.past: cache.empty(1, coded) for cache in decoder.caches}
-            logits.append(step([decoder.logits], {**given, **caches})[0])
+        for empty in (decoder.empty(1), decoder.kept(1, coded=True)):
+            caches = {cache.past: one for cache, one in zip(decoder.caches, empty)}
+            logits.append(session._step([decoder.logits], {**given, **caches}, every_row=True)[0])
         scores.add(*logits, given)
     return scores.divergence or 0.0
 
 
-def session_row(path: Path, windows: np.ndarray | None) -> list[float]:
+def prompt_ratios(sessions: Sequence[graphopt.Session], whole: graphopt.Session) -> list[float]:
+    """A prompt of 128 in `whole` by that in each session, medians of seven in turn behind one of each."""
+    tokens = np.random.default_rng(1).integers(5, 999, PASTS[0])
+    seconds = []
+    for _ in range(8):
+        seconds.append([])
+        for session in (whole, *sessions):
+            steps = session.tokens(tokens, 2)
+            start = time.thread_time()
+            next(steps)
+            seconds[-1].append(time.thread_time() - start)
+    taken = np.array(seconds[1:])
+    return [float(ratio) for ratio in np.median(taken[:, :1] / taken[:, 1:], axis=0)]
+
+
+def session_row(path: Path, windows: np.ndarray | None, whole: graphopt.Session | None) -> list[float]:
     """Print a file's times in the Session and in onnxruntime; returns the ratios of a token."""
     sessions = {"onnxruntime": graphopt.Session(path, 1, kernels=False), "session": graphopt.Session(path, 1)}
-    sessions["int8 cache"] = sessions["session"]
+    with suppress(ModelError):
+        next(sessions["session"].tokens([5], 1, cache="int8"))
+        sessions["int8 cache"] = sessions["session"]
     rng, ratios, read = np.random.default_rng(0), [], bandwidth()
     pasts = [given for given in sessions["session"].get_inputs() if "past" in given.name]
     row_bytes = sum(4 * given.shape[1] * given.shape[3] for given in pasts)  # type: ignore[operator]
@@ -163,7 +183,7 @@ def session_row(path: Path, windows: np.ndarray | None) -> list[float]:
                 prompt[name] = time.thread_time() - start
         runs = {name: partial(next, step) for name, step in steps.items()}
         taken = interleaved(runs, min_runs=_TOKENS // 2, max_runs=_TOKENS // 2, clock=own_clock())
-        stock, ours, coded = (timing.median for timing in taken)
+        stock, ours, coded = [*(timing.median for timing in taken), float("nan")][:3]
         ratios.append(taken[1].ratio)
         share = (_bytes(path) + past * row_bytes) / ours / read
         label += (
@@ -171,6 +191,9 @@ def session_row(path: Path, windows: np.ndarray | None) -> list[float]:
             f"{read / 1e9:.0f} GB/s, 8-bit cache {coded * 1e3:.2f} ms, prompt {prompt['onnxruntime']:.2f} → "
             f"{prompt['session']:.2f} s"
         )
+    if whole is not None:
+        there, here = prompt_ratios([sessions["onnxruntime"], sessions["session"]], whole)
+        label += f" | prompt of 128 by float {there:.2f} → {here:.2f}"
     if windows is not None:
         label += f" | KL of the 8-bit cache {cache_divergence(sessions['session'], windows):.5f}"
     print(label, flush=True)
@@ -180,12 +203,14 @@ def session_row(path: Path, windows: np.ndarray | None) -> list[float]:
 def main() -> None:
     """Print the rows and their geometric mean."""
     if sys.argv[1:2] == ["--session"]:
-        files, windows = sys.argv[2:], None
-        if "--windows" in files:
-            place = files.index("--windows")
-            windows = np.load(files[place + 1])["evaluation"][:8]
+        files, given = sys.argv[2:], dict[str, str]()
+        for option in {"--windows", "--float"} & set(files):
+            place = files.index(option)
+            given[option] = files[place + 1]
             del files[place : place + 2]
-        found = [r for path in files for r in session_row(Path(path), windows)]
+        windows = np.load(given["--windows"])["evaluation"][:8] if "--windows" in given else None
+        whole = graphopt.Session(given["--float"], 1, kernels=False) if "--float" in given else None
+        found = [r for path in files for r in session_row(Path(path), windows, whole)]
         print(f"{len(found)} ratios: mean {geometric_mean(found):.2f}, least {min(found):.2f}")
         return
     folder, text = Path(sys.argv[1]), sys.argv[2] if len(sys.argv) > 2 else ""

@@ -12,6 +12,7 @@ import graphopt
 from graphopt.compress.layers.linear import Linear
 from graphopt.ir import Constant, Node
 from graphopt.measure import ort_session
+from graphopt.passes.quantize.candidates import block_sizes
 from graphopt.passes.quantize.candidates.shared import share_weights
 from graphopt.passes.quantize.candidates.units import Unit
 from tests.quantize.nets import parse
@@ -165,6 +166,24 @@ def test_for_onnxruntime_a_language_model_in_eight_bits_has_blocks_but_for_its_t
     one, blocked = (run(tied(), "weights", "onnxruntime", block_size=size) for size in (None, 16))
     assert "GatherBlockQuantized" in [node.op_type for node in blocked[0].model.graph.node] and blocked[1] > one[1]
     assert elements(blocked[0].model) <= WORDS * WIDE + WIDE * WIDE
+
+
+@pytest.mark.parametrize("version, products", [("1.22.1", set()), ("1.23.0", {"MatMulNBits", "GatherBlockQuantized"})])
+def test_onnxruntime_multiplies_by_the_codes_of_a_wide_table(version, products, monkeypatch):
+    """With a scale a row it would compute the whole table for each token; blocks of 8 bits it gathers from 1.23 on."""
+    monkeypatch.setattr(block_sizes, "version", lambda _: version)
+    wide = 160
+    model = parse(
+        f"""<ir_version: 8, opset_import: ["" : 17]> net (int64[N,S] ids) => (float[N,S,{WORDS}] y)
+        <float[{WORDS},{wide}] table> {{ g = Gather(table, ids)  e = Neg(g)  t = Transpose<perm=[1,0]>(table)
+        y = MatMul(e, t) }}""",
+        table=np.random.default_rng(3).standard_normal((WORDS, wide)).astype(np.float32),
+    )
+    made, noise = run(model, "weights", "onnxruntime")
+    ops = {node.op_type for node in made.model.graph.node}
+    assert ops & {"MatMulNBits", "GatherBlockQuantized"} == products and noise > 30
+    assert ("DequantizeLinear" in ops) is (not products)
+    assert elements(made.model) <= WORDS * wide
 
 
 def test_for_accuracy_what_is_shared_gets_finer_codes_together():

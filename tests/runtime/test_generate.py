@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter
+from collections.abc import Mapping
 
 import numpy as np
 import onnx
@@ -13,6 +14,8 @@ from onnx import TensorProto, helper
 import graphopt
 from graphopt.errors import InputError, ModelError, OptionError
 from graphopt.runtime.generate.choice import Choice
+from graphopt.runtime.generate.decoder import Decoder, Tensor
+from graphopt.runtime.generate.loop import generated
 from tests.runtime.decoders import WORDS, greedy, make_decoder
 
 PROMPT = [5, 11, 2, 60]
@@ -36,6 +39,22 @@ def test_two_hundred_tokens_are_those_of_onnxruntime(decoder: onnx.ModelProto, k
     written = session.generate(PROMPT, 200)
     assert written.dtype == np.int64
     assert written.tolist() == expected
+
+
+@pytest.mark.parametrize(
+    "length, sizes", [(1, [1]), (3, [1, 1, 1]), (4, [4]), (5, [4, 1]), (128, [128]), (250, [128, 64, 32, 16, 8, 1, 1])]
+)
+def test_a_prompt_is_read_in_the_fewest_pieces(length: int, sizes: list[int]) -> None:
+    read = list[int]()
+
+    def run(names: object, feeds: Mapping[str, np.ndarray]) -> list[np.ndarray]:
+        read.append(feeds["tokens"].size)
+        return [np.zeros((1, feeds["tokens"].size, 3), np.float32)]
+
+    decoder = Decoder(Tensor("tokens", np.dtype(np.int64), 2), None, None, (), "logits", None)
+    tokens = np.arange(length)[None]
+    list(generated(run, decoder, tokens, np.ones_like(tokens), 3, (), Choice(), in_pieces=True))
+    assert read == [*sizes, 1, 1]
 
 
 def test_a_quantized_decoder_runs_in_parts(decoder: onnx.ModelProto, tmp_path_factory: pytest.TempPathFactory) -> None:

@@ -13,6 +13,7 @@ from onnx import TensorProto, helper, numpy_helper
 import graphopt
 from graphopt.errors import ModelError, OptionError
 from graphopt.runtime.cache import growing_plans
+from graphopt.runtime.execute.growing import KeptCache, SharedMemory
 from graphopt.runtime.lower.decoders import stored
 from graphopt.runtime.place.lowered_model import LoweredModel
 from tests.kernels.attention.test_cached import coded_rows
@@ -175,8 +176,10 @@ def test_rows_of_a_coded_cache_are_the_codes_of_the_rows(session: graphopt.Sessi
     given = feeds(0, 5)
     names = [output.name for output in session.get_outputs()]
     floats = dict(zip(names, session.run(names, given)))
-    empty = {name: np.zeros((1, HEADS, 0, SIZE + 4), np.uint8) for name in given if "past" in name}
-    coded = dict(zip(names, session._step_on_codes(names, {**given, **empty})))
+    memory = SharedMemory()
+    empty = {name: KeptCache(1, HEADS, SIZE + 4, np.uint8, memory) for name in given if "past" in name}
+    made = dict(zip(names, session._step(names, {**given, **empty}, every_row=True)))
+    coded = {name: value.array[:, :, :5] if isinstance(value, KeptCache) else value for name, value in made.items()}
     for name in ("present.0.key", "present.0.value"):
         assert coded[name].dtype == np.uint8
         np.testing.assert_array_equal(coded[name], coded_rows(floats[name]))

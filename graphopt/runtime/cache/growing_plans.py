@@ -14,11 +14,14 @@ _MOST = 16
 """Plans a file holds: eight for float caches, eight for coded ones, that is one for each piece size of a prompt and one
 to spare. Each new plan rewrites the file."""
 
-Plans = dict[tuple[Shape, ...], Executable | NoExecutable]
+Key = tuple[tuple[Shape, ...], int | None]
+"""Shapes of a region's inputs, without the lengths of what grows, and the output of which the last row alone is wanted,
+if any."""
+Plans = dict[Key, Executable | NoExecutable]
 
 
 class GrowingPlans:
-    """The plans of region `index` by the shapes of its inputs; read from disk when first asked for."""
+    """The plans of region `index` by what they are for; read from disk when first asked for."""
 
     def __init__(self, cache: PlanCache, index: int) -> None:
         self._cache, self._name = cache, (index, "growing")
@@ -29,25 +32,23 @@ class GrowingPlans:
             self._stored = self._cache.load(self._name) or ({}, ())
         return self._stored
 
-    def find(self, shapes: tuple[Shape, ...]) -> Executable | NoExecutable | None:
+    def find(self, key: Key) -> Executable | NoExecutable | None:
         """The plan for these shapes; None where there is none."""
-        return self._read()[0].get(shapes)
+        return self._read()[0].get(key)
 
     def lend_weights(self, operations: Sequence[Operation]) -> None:
         """Give the stored plans' packed weights to the operations, so that no weight is packed again."""
         for operation, packed in zip(_products(operations), self._read()[1]):
             operation.weights.packed = packed
 
-    def keep(
-        self, shapes: tuple[Shape, ...], plan: Executable | NoExecutable, operations: Sequence[Operation]
-    ) -> None:  # fmt: skip
+    def keep(self, key: Key, plan: Executable | NoExecutable, operations: Sequence[Operation]) -> None:
         """Write another plan to the others, if there is room and any process could run it."""
         plans, weights = self._read()
         if len(plans) >= _MOST or (isinstance(plan, Executable) and hidden_addresses(plan)):
             return
         if isinstance(plan, Executable):
             weights = tuple(operation.weights.packed for operation in _products(operations))
-        plans[shapes] = plan
+        plans[key] = plan
         self._stored = plans, weights
         self._cache.save(self._name, self._stored)
 

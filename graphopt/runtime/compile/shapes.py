@@ -133,6 +133,8 @@ def blocked_matmul_shape(operation: BlockedMatMul, shapes: Shapes) -> Shape:
     x = shapes[0]
     if not x or x[-1] != operation.sizes[0]:
         raise Declined(f"MatMul of {x} with weights {operation.sizes}")
+    if operation.last and prod(x[:-2]) == 1:
+        x = (*x[:-2], 1, x[-1])
     return (*x[:-1], operation.sizes[1])
 
 

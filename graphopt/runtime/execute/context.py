@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 
@@ -11,7 +12,7 @@ from ...ir import Array
 from ...kernels import Program, aligned_empty
 from ..compile.executable import Border, Executable, Use
 from ..compile.layouts import natural, physical_shape, same_place
-from .growing import CacheMemory, Grown
+from .growing import CacheMemory, Grown, KeptCache
 
 
 class ExecutionContext:
@@ -53,20 +54,21 @@ class ExecutionContext:
         homes = Counter(place.home for place in used)
         for place in used:
             if homes[place.home] > 1:  # two views of one place cannot go two ways
-                place.uses = ()
+                place.places = place.offsets = np.empty(0, np.intp)
 
-    def load(self, arrays: Sequence[Array]) -> None:
+    def load(self, arrays: Sequence[Array | KeptCache]) -> None:
         """Take the inputs, and make room for the outputs."""
         for place, array in zip(self._sources, arrays, strict=True):
             if place is not None:
+                assert not isinstance(array, KeptCache)  # which the executable's growth has
                 place.give(array)
         for place in filter(None, self._results):
             place.allocate()
         if self._grown is not None:
             self._grown.load(arrays)
 
-    def results(self) -> list[Array]:
-        """The outputs in ONNX's layout, the caller's own; the inputs are let go."""
+    def results(self) -> list[Any]:
+        """The outputs in ONNX's layout, the caller's own, and kept caches; the inputs are let go."""
         for place in filter(None, self._sources):
             place.array = None
         grown = {} if self._grown is None else self._grown.take()
@@ -84,19 +86,21 @@ class _Place:
         physical = raw.reshape(physical_shape(border.shape, border.order))
         self.view = physical.transpose([border.order.index(axis) for axis in range(len(border.order))])
         self.home = int(context.arena.ctypes.data) + begin
-        self.uses: Sequence[Use] = ()
+        self.places = self.offsets = np.empty(0, np.intp)
         self.array: Array | None = None
         in_order = same_place(border.shape, border.order, natural(len(border.shape)))
         if self.dtype == np.float32 and in_order:
-            self.uses = uses.get(border.buffer, ())
+            found = uses.get(border.buffer, ())
+            self.places = np.array([self.program.place(step, argument) for step, argument, _ in found], np.intp)
+            self.offsets = np.array([offset for _, _, offset in found], np.int64)
 
     def _point(self, address: int) -> None:
-        for step, argument, offset in self.uses:
-            self.program.rebind(step, argument, address + offset)
+        if self.places.size:
+            self.program.rebind(self.places, address + self.offsets)
 
     def give(self, array: Array) -> None:
         """Let the program read this array where it lies, or else a copy."""
-        if self.uses and array.dtype == np.float32 and array.flags.c_contiguous and array.flags.aligned:
+        if self.places.size and array.dtype == np.float32 and array.flags.c_contiguous and array.flags.aligned:
             self.array = array  # kept alive during the run
             self._point(int(array.ctypes.data))
             return
@@ -105,7 +109,7 @@ class _Place:
 
     def allocate(self) -> None:
         """Let the program write to a new array where it can; else `take` copies."""
-        if self.uses:
+        if self.places.size:
             self.array = np.empty(self.shape, self.dtype)
             self._point(int(self.array.ctypes.data))
 

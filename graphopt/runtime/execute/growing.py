@@ -6,13 +6,16 @@ import threading
 import weakref
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import accumulate
+from math import prod
 from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
 from ...ir import Array
-from ...kernels import Program
+from ...kernels import Program, aligned_empty
+from ...kernels.core.memory import whole_lines
 from ..compile.executable import Executable, Use
 
 _LEAST = 64
@@ -20,7 +23,62 @@ _LEAST = 64
 copied but once on average (derived)."""
 
 Rows = npt.NDArray[Any]
-"""A cache, [batch, heads, rows, size]: float32, or bytes, which are rows of codes."""
+"""A cache, [batch, heads, rows, size], of float32."""
+
+
+class KeptCache:
+    """A cache of a text that a session writes and nobody else has: each run adds rows to it where it lies.
+
+    Such a one is no array that would be made, looked for and checked a hundred times a token. `shape`: [batch, heads,
+    rows, size]; `dtype`: float32, or uint8 for rows of codes. Caches that share `memory` gain rows alike.
+    """
+
+    __slots__ = ("_memory", "_shown", "address", "array", "dtype", "shape", "stride")
+
+    def __init__(self, batch: int, heads: int, size: int, dtype: npt.DTypeLike, memory: SharedMemory) -> None:
+        self.shape, self.dtype = (batch, heads, 0, size), np.dtype(dtype)
+        self.array, self._shown = np.empty(self.shape, self.dtype), np.empty(0, np.float32)
+        self.address, self.stride = 0, 0
+        self._memory = memory
+        memory.caches.append(self)
+
+    def extend(self, count: int) -> None:
+        """Add `count` rows, whose content a kernel writes."""
+        batch, heads, rows, size = self.shape
+        if rows + count > self.array.shape[2]:
+            self._memory.grow(rows + count)
+        self.shape = batch, heads, rows + count, size
+
+    def move(self, array: Rows) -> None:
+        """Put the rows where there is room for more."""
+        rows = self.shape[2]
+        array[:, :, :rows] = self.array[:, :, :rows]
+        self.array, self.address, self.stride = array, int(array.ctypes.data), array.strides[1]
+
+    def shape_alone(self, size: int) -> Rows:
+        """A dense float32 array of as many rows of `size` numbers, for nodes that ask for its shape: what it holds is
+        neither written nor read, so that the system never finds memory for it."""
+        shape = *self.shape[:-1], size
+        if prod(shape) > self._shown.size:
+            self._shown = np.empty(2 * prod(shape), np.float32)
+        return self._shown[: prod(shape)].reshape(shape)
+
+
+class SharedMemory:
+    """The memory of all caches of a text: large enough for large pages, without which reads wait for addresses."""
+
+    def __init__(self) -> None:
+        self.caches: list[KeptCache] = []
+
+    def grow(self, rows: int) -> None:
+        """Make room for as many rows of each cache again."""
+        room = max(_LEAST, 2 * rows)
+        shapes = [(*cache.shape[:2], room, cache.shape[3]) for cache in self.caches]
+        sizes = [prod(shape) * cache.dtype.itemsize for shape, cache in zip(shapes, self.caches)]
+        begins = [0, *accumulate(map(whole_lines, sizes))]
+        memory = aligned_empty(begins[-1])
+        for cache, shape, size, begin in zip(self.caches, shapes, sizes, begins):
+            cache.move(memory[begin : begin + size].view(cache.dtype).reshape(shape))
 
 
 @dataclass(slots=True)
@@ -69,7 +127,7 @@ class CacheMemory:
             else:
                 source = _Cache(past, memory.address, memory.stride)
             if memory is None or memory.filled != rows or rows + count > memory.array.shape[2]:
-                fresh = np.empty((batch, heads, max(_LEAST, 2 * (rows + count)), size), source.array.dtype)
+                fresh = np.empty((batch, heads, max(_LEAST, 2 * (rows + count)), size), np.float32)
                 memory = _Memory(fresh, int(fresh.ctypes.data), 0)
             memory.filled = rows + count
             made = memory.array[:, :, : rows + count]
@@ -92,10 +150,9 @@ def _with_even_heads(cache: Array) -> Rows:
     itemsize, (_, heads, rows, size) = cache.itemsize, cache.shape
     strides = cache.strides
     even = strides[3] == itemsize and (rows < 2 or strides[2] == size * itemsize) and strides[1] >= 0
-    known = cache.dtype in (np.float32, np.uint8)
-    if even and strides[0] == heads * strides[1] and cache.flags.aligned and known:
+    if even and strides[0] == heads * strides[1] and cache.flags.aligned and cache.dtype == np.float32:
         return cache
-    return np.ascontiguousarray(cache, cache.dtype if known else np.float32)
+    return np.ascontiguousarray(cache, np.float32)
 
 
 class Grown:
@@ -122,9 +179,9 @@ class Grown:
         self.sources = frozenset((*(cache.source for cache in growth.caches), *growth.masks))
         self.results = frozenset(cache.result for cache in growth.caches)
         self._held: list[Any] = []
-        self._made: dict[int, Rows] = {}
+        self._made: dict[int, Rows | KeptCache] = {}
 
-    def load(self, arrays: Sequence[Array]) -> None:
+    def load(self, arrays: Sequence[Array | KeptCache]) -> None:
         """Let the program read these caches and masks, and write behind the caches."""
         growth = self._growth
         words = [arrays[growth.caches[0].source].shape[2]]
@@ -133,13 +190,19 @@ class Grown:
             self._held.append(mask)
             words.append(int(mask.ctypes.data))
         for cache in growth.caches:
-            past, made = self._memory.grown(arrays[cache.source], growth.count)
+            given = arrays[cache.source]
+            if isinstance(given, KeptCache):
+                given.extend(growth.count)
+                self._made[cache.result] = given
+                words += given.address, given.stride, given.address, given.stride
+                continue
+            past, made = self._memory.grown(given, growth.count)
             self._held.append(past.array)
             self._made[cache.result] = made.array
             words += *past[1:], *made[1:]
-        self._program.rebind_all(self._places, np.array(words, np.int64)[self._numbers])
+        self._program.rebind(self._places, np.array(words, np.int64)[self._numbers])
 
-    def take(self) -> dict[int, Rows]:
+    def take(self) -> dict[int, Rows | KeptCache]:
         """The longer caches by the number of the output; the inputs are let go."""
         made, self._made, self._held = self._made, {}, []
         return made

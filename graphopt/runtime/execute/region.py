@@ -4,22 +4,23 @@ from __future__ import annotations
 
 import threading
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import numpy as np
 
 from ...errors import Declined
 from ...ir import Array
-from ..cache.growing_plans import GrowingPlans
+from ..cache.growing_plans import GrowingPlans, Key
 from ..cache.plan_cache import PlanCache
 from ..compile.executable import Executable, Memory, NoExecutable, hidden_addresses
-from ..lower.decoders.operations import with_coded_caches
+from ..lower.decoders.operations import with_coded_caches, with_last_row
 from ..lower.traits import Shape
 from ..place.extract import extract
 from ..place.lowered_model import LoweredModel
 from ..place.partition import Segment
 from .context import ExecutionContext
-from .growing import CacheMemory
+from .growing import CacheMemory, KeptCache
 from .ort_segment import OrtSegment
 from .workers import Team
 
@@ -45,8 +46,8 @@ class Region:
         self._plans = GrowingPlans(cache, index) if growing and cache is not None else None
         self._growing, self._caches = growing, CacheMemory()
         self._lock = threading.Lock()
-        self._compiled: OrderedDict[Shapes, Executable | NoExecutable] = OrderedDict()
-        self._idle: dict[tuple[Shapes, int], list[ExecutionContext]] = {}
+        self._compiled: OrderedDict[Key, Executable | NoExecutable] = OrderedDict()
+        self._idle: dict[tuple[Key, int], list[ExecutionContext]] = {}
         self._ort: OrtSegment | None = None
 
     @property
@@ -73,30 +74,29 @@ class Region:
         if executable is not None and not executable.is_empty:
             self._put_back(ExecutionContext(executable, self.team.size, self._caches), self._key(shapes))
 
-    def _key(self, shapes: Shapes) -> Shapes:
-        """The shapes that an executable is for: without the lengths of what grows."""
+    def _key(self, shapes: Shapes, last: int | None = None) -> Key:
+        """What an executable is for."""
         if not self._growing:
-            return shapes
-        sizes = [list(shape) for shape in shapes]
+            return shapes, last
+        sizes = list(shapes)
         for index, axis in self._growing:
-            sizes[index][axis] = 0
-        return tuple(map(tuple, sizes))
+            shape = shapes[index]
+            sizes[index] = (*shape[:axis], 0, *shape[axis:][1:])
+        return tuple(sizes), last
 
-    def _are_coded(self, arrays: Sequence[Array]) -> bool:
-        """Whether the caches among the inputs are rows of codes. Rows of codes have a length of their own, so that the
-        shapes alone tell an executable for them from others."""
-        return any(arrays[index].dtype == np.uint8 for index, _ in self._growing)
-
-    def executable(self, shapes: Shapes, coded: bool = False) -> Executable | None:
+    def executable(self, shapes: Shapes, coded: bool = False, last: int | None = None) -> Executable | None:
         """The executable for these input shapes; None where kernels do not take them (`refusals` says why).
 
-        `coded`: caches are rows of codes.
+        `coded`: caches are rows of codes, which have a length of their own: shapes alone tell an executable for them
+        from others. `last`: the output of which the last row alone is computed where that spares a product's rows.
         """
-        wanted = self._key(shapes)
+        return self._executable(shapes, self._key(shapes, last), lambda: coded)
+
+    def _executable(self, shapes: Shapes, wanted: Key, coded: Callable[[], bool]) -> Executable | None:
         with self._lock:
             compiled = self._compiled.get(wanted)
             if compiled is None:
-                compiled = self._compiled[wanted] = self._load_or_compile(shapes, coded)
+                compiled = self._compiled[wanted] = self._load_or_compile(shapes, wanted, coded())
                 while len(self._compiled) > _EXECUTABLES:
                     oldest, _ = self._compiled.popitem(last=False)
                     for key in [key for key in self._idle if key[0] == oldest]:
@@ -107,32 +107,35 @@ class Region:
             return None
         return compiled
 
-    def _load_or_compile(self, shapes: Shapes, coded: bool) -> Executable | NoExecutable:
+    def _load_or_compile(self, shapes: Shapes, wanted: Key, coded: bool) -> Executable | NoExecutable:
         if self._plans is not None:
-            return self._load_or_compile_growing(shapes, coded, self._plans)
-        name = (self.index, shapes)
+            return self._load_or_compile_growing(shapes, wanted, coded, self._plans)
+        name = (self.index, *wanted)
         stored: Executable | NoExecutable | None = None if self._cache is None else self._cache.load(name)
         if stored is not None:
             return stored
-        compiled = self._compile(shapes, coded)
+        compiled = self._compile(shapes, coded, wanted[1])
         if self._cache is not None and (isinstance(compiled, NoExecutable) or not hidden_addresses(compiled)):
             self._cache.save(name, compiled)
         return compiled
 
-    def _load_or_compile_growing(self, shapes: Shapes, coded: bool, plans: GrowingPlans) -> Executable | NoExecutable:
-        stored = plans.find(self._key(shapes))
+    def _load_or_compile_growing(
+        self, shapes: Shapes, wanted: Key, coded: bool, plans: GrowingPlans
+    ) -> Executable | NoExecutable:  # fmt: skip
+        stored = plans.find(wanted)
         if stored is not None:
             return stored
         plans.lend_weights(self.segment.operations)
-        compiled = self._compile(shapes, coded)
-        plans.keep(self._key(shapes), compiled, self.segment.operations)
+        compiled = self._compile(shapes, coded, wanted[1])
+        plans.keep(wanted, compiled, self.segment.operations)
         return compiled
 
-    def _compile(self, shapes: Shapes, coded: bool) -> Executable | NoExecutable:
+    def _compile(self, shapes: Shapes, coded: bool, last: int | None) -> Executable | NoExecutable:
         from ..compile.region_compiler import compile_region  # here, as a session all from the disk compiles nothing
 
         segment = self.segment
-        operations = with_coded_caches(segment.operations) if coded else segment.operations
+        operations = segment.operations if last is None else with_last_row(segment.operations, segment.outputs[last])
+        operations = with_coded_caches(operations) if coded else operations
         try:
             return compile_region(operations, segment.inputs, segment.outputs, shapes, self.memory)
         except Declined as declined:
@@ -143,21 +146,26 @@ class Region:
         made = self.on_kernels(arrays)
         return self.in_onnxruntime().run(arrays) if made is None else made
 
-    def refusal(self, arrays: Sequence[Array]) -> str:
+    def refusal(self, arrays: Sequence[Array | KeptCache], last: int | None = None) -> str:
         """Why kernels do not take these arrays."""
         with self._lock:
-            compiled = self._compiled.get(self._key(tuple(array.shape for array in arrays)))
+            compiled = self._compiled.get(self._key(tuple([array.shape for array in arrays]), last))
         return compiled.reason if isinstance(compiled, NoExecutable) else "caches and masks of these lengths together"
 
-    def on_kernels(self, arrays: Sequence[Array]) -> list[Array] | None:
-        """The region's outputs for arrays in the order of its inputs; None where kernels do not take their shapes."""
-        shapes = tuple(array.shape for array in arrays)
-        executable = self.executable(shapes, self._are_coded(arrays))
+    def on_kernels(self, arrays: Sequence[Array | KeptCache], last: int | None = None) -> list[Any] | None:
+        """The region's outputs for arrays in the order of its inputs; None where kernels do not take their shapes.
+
+        Kept caches are outputs, too, as they are; of the output `last` the last row may be all that is computed.
+        """
+        shapes = tuple([array.shape for array in arrays])
+        key = self._key(shapes, last)
+        executable = self._executable(
+            shapes, key, lambda: any(arrays[index].dtype == np.uint8 for index, _ in self._growing)
+        )
         if executable is None:
             return None
         if executable.is_empty:
             return [np.empty(border.shape, border.dtype) for border in executable.results]
-        key = self._key(shapes)
         whole = self.team.size > 1 and self.team.acquire()
         try:
             context = self._take(executable, key, self.team.size if whole else 1)
@@ -183,17 +191,17 @@ class Region:
                 self._ort = OrtSegment(source, *sizes, self.team.size, model.folder)
             return self._ort
 
-    def _take(self, executable: Executable, shapes: Shapes, workers: int) -> ExecutionContext:
+    def _take(self, executable: Executable, key: Key, workers: int) -> ExecutionContext:
         with self._lock:
-            idle = self._idle.get((shapes, workers))
+            idle = self._idle.get((key, workers))
             if idle:
                 return idle.pop()
         return ExecutionContext(executable, workers, self._caches)
 
-    def _put_back(self, context: ExecutionContext, shapes: Shapes) -> None:
+    def _put_back(self, context: ExecutionContext, key: Key) -> None:
         with self._lock:
-            if self._compiled.get(shapes) is not context.executable:
+            if self._compiled.get(key) is not context.executable:
                 return
-            idle = self._idle.setdefault((shapes, context.program.workers), [])
+            idle = self._idle.setdefault((key, context.program.workers), [])
             if len(idle) < _IDLE_CONTEXTS:
                 idle.append(context)

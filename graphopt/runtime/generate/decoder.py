@@ -12,6 +12,7 @@ from ...errors import InputError, ModelError
 from ...ir import Array, TensorType
 from ...kernels.attention.cached import row_bytes
 from ..cache.manifest import Input, Output
+from ..execute.growing import KeptCache, SharedMemory
 
 _TOKENS = ("input_ids", "decoder_input_ids", "tokens")
 _MASK, _POSITIONS, _LOGITS = "attention_mask", ("position_ids", "cache_position"), "logits"
@@ -41,14 +42,25 @@ class Cache:
     shape: tuple[int | str | None, ...]
     axis: int
 
-    def empty(self, batch: int, coded: bool = False) -> Array:
-        """The cache before the first token: no rows, the batch along the other open axis. `coded`: of bytes, its rows
-        being codes and their scale."""
+    def empty(self, batch: int) -> Array:
+        """The cache before the first token: no rows, the batch along the other open axis."""
         sizes = [size if isinstance(size, int) else batch for size in self.shape]
         sizes[self.axis] = 0
-        if coded:
-            sizes[-1] = row_bytes(sizes[-1], coded)
-        return np.zeros(sizes, np.uint8 if coded else self.dtype)
+        return np.zeros(sizes, self.dtype)
+
+    def kept(self, batch: int, coded: bool, memory: SharedMemory) -> KeptCache:
+        """The same where kernels keep it. `coded`: of bytes, its rows being codes and their scale."""
+        heads, size = self.shape[1], self.size
+        assert isinstance(heads, int)  # or kernels would not take the model
+        size, dtype = (row_bytes(size, True), np.uint8) if coded else (size, np.float32)
+        return KeptCache(batch, heads, size, dtype, memory)
+
+    @property
+    def size(self) -> int:
+        """Numbers of a row."""
+        size = self.shape[-1]
+        assert isinstance(size, int)
+        return size
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,6 +81,15 @@ class Decoder:
     def outputs(self) -> list[str]:
         """The outputs that each step computes: the logits, then the caches in order."""
         return [self.logits, *(cache.present for cache in self.caches)]
+
+    def empty(self, batch: int) -> list[Array]:
+        """The caches before the first token."""
+        return [cache.empty(batch) for cache in self.caches]
+
+    def kept(self, batch: int, coded: bool) -> list[KeptCache]:
+        """The same where kernels keep them, of floats or `coded`."""
+        memory = SharedMemory()
+        return [cache.kept(batch, coded, memory) for cache in self.caches]
 
     def check_length(self, prompt: int, new: int) -> None:
         """InputError where a prompt and its new tokens but the last, which is not fed, exceed the position tables."""

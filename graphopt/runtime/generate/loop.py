@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -11,6 +11,7 @@ from ...errors import InputError, OptionError
 from ...ir import Array
 from .choice import Choice
 from .decoder import Decoder
+from .kept import CacheType
 
 Run = Callable[[Sequence[str], Mapping[str, Any]], list[Any]]
 """Runs a model: the named outputs for the feeds, the first as an array, the others (caches) in a form to feed again."""
@@ -37,33 +38,38 @@ def prompt_of(input_ids: Any, attention_mask: Any = None) -> tuple[Array, Array]
     return tokens, mask
 
 
+def ends_of(tokens: int | Iterable[int] | None) -> tuple[int, ...]:
+    """The tokens that end a text."""
+    return () if tokens is None else (int(tokens),) if isinstance(tokens, (int, np.integer)) else (*map(int, tokens),)
+
+
 def generated(
     run: Run, decoder: Decoder, tokens: Array, mask: Array, new: int, ends: Collection[int], choose: Choice, *,
-    in_pieces: bool = False, coded: bool = False,
+    in_pieces: bool = False, kept: CacheType | None = None,
 ) -> Iterator[Array]:  # fmt: skip
     """The new tokens of each step, int64[batch], in at most `new` steps; an ended row repeats its end token.
 
     Stops when all rows have given one of `ends`. `in_pieces`: the prompt is read in pieces of a few sizes, for each of
-    which there will be a plan. `coded`: caches are rows of codes. Raises InputError where prompt and new tokens are too
-    long.
+    which there will be a plan. `kept`: how kernels keep the caches, where they do. Raises InputError where prompt and
+    new tokens are too long.
     """
     if not isinstance(new, (int, np.integer)) or new < 1:
         raise OptionError(f"max_new_tokens must be a positive number, got {new!r}")
     if decoder.mask is None and not mask.all():
         raise InputError("the model takes no attention_mask: prompts cannot be padded")
     decoder.check_length(tokens.shape[1], new)
-    return _steps(run, decoder, tokens, mask, new, ends, choose, _PIECES if in_pieces else (), coded)
+    return _steps(run, decoder, tokens, mask, new, ends, choose, _PIECES if in_pieces else (), kept)
 
 
 def _steps(
     run: Run, decoder: Decoder, tokens: Array, mask: Array, new: int, ends: Collection[int], choose: Choice,
-    pieces: Sequence[int], coded: bool,
+    pieces: Sequence[int], kept: CacheType | None,
 ) -> Iterator[Array]:  # fmt: skip
     batch, prompt = tokens.shape
     whole = np.ones((batch, prompt + new), np.int64)  # the mask; each step reads a longer prefix
     whole[:, :prompt] = mask
     positions = np.maximum(whole.cumsum(axis=1) - 1, 0)
-    caches: Sequence[Any] = [cache.empty(batch, coded) for cache in decoder.caches]
+    caches: Sequence[Any] = decoder.kept(batch, kept == "int8") if kept else decoder.empty(batch)
     pasts = [cache.past for cache in decoder.caches]
     ended = np.zeros(batch, bool)
     last = np.zeros(batch, np.int64)
@@ -87,10 +93,11 @@ def _steps(
 def _stops(begin: int, end: int, pieces: Sequence[int]) -> Iterator[int]:
     """The end of each piece from `begin` to `end`, largest pieces first."""
     for size in pieces:
-        while end - begin > size:
+        while end - begin >= size:
             begin += size
             yield begin
-    yield end
+    if begin < end:
+        yield end
 
 
 def _feeds(decoder: Decoder, tokens: Array, mask: Array, positions: Array, begin: int) -> dict[str, Any]:

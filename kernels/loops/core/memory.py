@@ -133,6 +133,12 @@ def call6(typingctx: Any, function: Any, a: Any, b: Any, c: Any, d: Any, e: Any,
 
 
 @intrinsic
+def call7(typingctx: Any, function: Any, a: Any, b: Any, c: Any, d: Any, e: Any, f: Any, g: Any) -> Any:
+    """Call the void function at an address with seven int64 arguments."""
+    return types.void(*[types.int64] * 8), _call
+
+
+@intrinsic
 def call8(typingctx: Any, function: Any, a: Any, b: Any, c: Any, d: Any, e: Any, f: Any, g: Any, h: Any) -> Any:
     """Call the void function at an address with eight int64 arguments."""
     return types.void(*[types.int64] * 9), _call

@@ -7,7 +7,7 @@ from __future__ import annotations
 import numpy as np
 
 from graphopt.kernels.loops.core.exponential import float_of_bits
-from graphopt.kernels.loops.core.memory import call8, f32_at, i8_at, i32_at
+from graphopt.kernels.loops.core.memory import call7, f32_at, i8_at, i32_at
 
 _NUMBER = 0x7FFFFFFF  # the bits of a float32 but its sign; as integers they are ordered as the numbers, NaN above all
 
@@ -48,7 +48,7 @@ def quantize_blocks(lo, hi, worker, x, codes, scales, sums, depth, block, blocks
 
 
 def multiply_blocked(
-    lo, hi, worker, x, x_scales, x_sums, weights, scales, zeros, bias, y, cut, sizes, big, small, scratch, scratch_bytes
+    lo, hi, worker, x, x_scales, x_sums, weights, zeros, bias, y, cut, sizes, big, small, scratch, scratch_bytes
 ):  # fmt: skip
     """y = x · weights + bias; a tile is a panel of channels, read once for all rows."""
     lanes, blocks, block = sizes.lanes, sizes.blocks, sizes.block
@@ -59,10 +59,10 @@ def multiply_blocked(
         row = 0
         for tile in range(cut.tiles):
             height = cut.tall if tile < cut.tall_tiles else cut.tall - 1
-            call8(
+            call7(
                 big if tile < cut.tall_tiles else small, x + row * blocks * block, x_scales + 4 * row * blocks,
-                x_sums + 4 * row * blocks, weights + panel * sizes.panel_bytes, scales + 4 * panel * blocks * lanes,
-                zeros + panel * blocks * lanes, scratch + worker * scratch_bytes, blocks,
+                x_sums + 4 * row * blocks, weights + panel * sizes.panel_bytes, zeros + panel * blocks * lanes,
+                scratch + worker * scratch_bytes, blocks,
             )  # fmt: skip
             for r in range(height):
                 target = f32_at(y + 4 * ((row + r) * sizes.channels + first))

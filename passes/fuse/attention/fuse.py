@@ -41,15 +41,21 @@ def fuse_attention(graph: Graph, context: Context) -> int:
     if model is None or (model.opset < 23 and context.target != "onnxruntime"):
         return 0
     nodes = list(graph.walk())
-    if any(node.op in QUANTIZERS for node in nodes):
+    quantizers = {node.op for node in nodes} & QUANTIZERS
+    if not quantizers <= {"DynamicQuantizeLinear"}:
         return 0
-    kept: dict[Graph, Masks] = {}
-    changes = sum(_fuse(node, kept, context) for node in nodes if node.op in _CORES and node.graph is not None)
+    kept, cached_alone = dict[Graph, Masks](), bool(quantizers)
+    changes = sum(
+        _fuse(node, kept, context, cached_alone) for node in nodes if node.op in _CORES and node.graph is not None
+    )
+    if cached_alone:
+        return changes
     rules = tuple(not_slower((projections_into_attention,)))
     return changes + apply_rules(graph, rules, "fuse-attention", context).total()
 
 
-def _fuse(core: Node, kept: dict[Graph, Masks], context: Context) -> int:
+def _fuse(core: Node, kept: dict[Graph, Masks], context: Context, cached_alone: bool) -> int:
+    """cached_alone: where codes of other values follow while running, a decoder gains by its cache, others do not."""
     owner = core.graph
     assert owner is not None
     masks = kept.setdefault(owner, Masks(owner, context))
@@ -58,7 +64,9 @@ def _fuse(core: Node, kept: dict[Graph, Masks], context: Context) -> int:
         if core.op == "Attention":
             last, result, caches = cache_into_operator(build, core)
         else:
-            last, result, caches = _build(build, read_attention(core), context.target == "onnxruntime", masks)
+            last, result, caches = _build(
+                build, read_attention(core), context.target == "onnxruntime", masks, cached_alone
+            )
     except Declined:
         masks.forget()
         return 0
@@ -92,19 +100,25 @@ def _between(core: Node, last: Node) -> list[Node]:
     return nodes
 
 
-def _build(build: Builder, core: Attention, for_onnxruntime: bool, masks: Masks) -> tuple[Node, Value, Caches]:
-    """The replaced node, the value that replaces its result, and the caches with theirs."""
+def _build(
+    build: Builder, core: Attention, for_onnxruntime: bool, masks: Masks, cached_alone: bool
+) -> tuple[Node, Value, Caches]:
+    """The node whose result is replaced, the value that replaces it, and the caches with theirs."""
     if _dtype(core.q) is not DType.FLOAT:
         if build.opset < 23:
             raise Declined("onnxruntime's own operator is measured in single precision only")
         if not keeps_scores(core.bias):
             raise Declined("a row may be masked altogether, in half precision")
         for_onnxruntime = False
+    if build.opset < 23 and cached_alone:
+        raise Declined("no operator has a cache")
     if build.opset < 23:
         return _side_by_side(build, core, for_onnxruntime, masks)
     try:
         return with_cache(build, core, masks)
     except Declined:
+        if cached_alone:
+            raise
         build.nodes.clear()
     try:
         return _side_by_side(build, core, for_onnxruntime, masks)

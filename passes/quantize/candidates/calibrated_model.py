@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Mapping, Sequence, Set
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import partial
 from itertools import islice
 from types import MappingProxyType
@@ -14,7 +14,7 @@ from typing import Any
 from ....calibration import BATCH, METHODS, STARTS, Extent, Shapes, observe, shapes_at
 from ....compress.choices import bits_for
 from ....compress.context import StageContext
-from ....compress.layers.linear import PRODUCTS, Linear
+from ....compress.layers.linear import Linear
 from ....compress.layers.moments import ENOUGH, InputMoments, fits_memory, gather
 from ....ir import Model, Node, TensorType, Value
 from ....kernels.tensors.quantization import Quantization
@@ -23,15 +23,15 @@ from ....machine.spool import Spool
 from ....measure import figures, macs_values
 from ....onnx_io import is_large
 from ....parallel import Content, ordered
-from ..numerics.blocks import block_count, stored_bits
 from ..numerics.solve import BITS, Solved, pair_safety, solve
 from ..numerics.store import CodeStore
 from ..options import Quantize
 from .assignment import Assignment, choose_grids, narrow_grids
+from .block_sizes import block_of, can_pack, tied_block, usual_block
 from .derivable_ranges import derivable, derive_ranges, forget_silent, non_negative_images
 from .finer import FinerCodes
 from .shared import Shared, float_products, share_weights
-from .units import PACKED, Unit, Units, find_tables, find_units, layer_units
+from .units import Unit, Units, find_tables, find_units, layer_units
 
 Grids = dict[Value, Quantization]
 
@@ -161,7 +161,7 @@ def solve_layers(
     solved: dict[Node, Solved] = {}
     store = CodeStore() if store is None else store
     layers = [u for u in usable if u.linear is not None and u.node not in shared.codes_of]
-    usual, tied = usual_block(options, context), frozenset(shared.heads.values())
+    usual, tied = usual_block(options, context), dict.fromkeys(shared.heads.values(), tied_block(context))
     solver = _Solver(model, options, context.target, store, _chosen_bits(model, options), tied, usual)
     steps: dict[Node, float] = {}
     asked: list[Unit] = []
@@ -219,15 +219,16 @@ _Problem = tuple[Linear, InputMoments | None, Quantize, bool, float, int, int | 
 
 @dataclass(frozen=True, slots=True)
 class _Solver:
-    """Solves for the codes of layers, one by one. chosen: bits of layers with fewer bits by name. tied: heads whose
-    weight is also a table. usual: the default number of inputs that share a scale; None for all."""
+    """Solves for the codes of one layer after the other. chosen: bits of layers that were given fewer by name. tied:
+    heads whose weight is a table, too, with the inputs that share a scale in 8 bits where the caller says nothing of
+    it; usual: of other layers. None for all."""
 
     model: Model
     options: Quantize
     target: str
     store: CodeStore
     chosen: Mapping[Node, int]
-    tied: frozenset[Node] = frozenset()
+    tied: Mapping[Node, int | None] = field(default_factory=dict)
     usual: int | None = None
 
     def __call__(self, unit: Unit, moments: InputMoments | None, step: float, bits: int) -> Solved:
@@ -235,8 +236,8 @@ class _Solver:
 
     def problem(self, unit: Unit, moments: InputMoments | None, step: float, bits: int) -> _Problem:
         is_stored_in_blocks = unit.node.op != "Gather" and bits == self.bits(unit)
-        is_whole = bits == 8 and unit.node in self.tied  # blocks of a large table cost more bytes than they gain
-        size = self.options.block_size or (None if is_whole else self.usual)
+        usual = self.tied.get(unit.node, self.usual) if bits == 8 else self.usual
+        size = self.options.block_size or usual
         block = block_of(unit.layer, self.options, self.target, size) if is_stored_in_blocks else None
         safe = unit.node.op != "Gather" and pair_safety(self.options, self.target)  # tables meet no integer products
         options = replace(self.options, executor=None, cache=None)
@@ -323,46 +324,6 @@ def _is_dear(layers: Sequence[Unit], options: Quantize) -> bool:
 DEAR = 2e10
 """Multiply-adds of one product of all weights with the covariances of their inputs: a second of one core, of which
 rounding takes a dozen. MiniLM has 8e9, SmolLM2-135M 1e11 and KL 0.004 to the nearest."""
-
-
-def can_pack(model: Model, op: str, target: str, bits: int) -> bool:
-    """Whether weights of fewer than 8 bits can be stored packed: 4 bits in DequantizeLinear from opset 21 on; 2 to 4
-    bits in onnxruntime's own product (MatMulNBits) at any opset."""
-    return (bits == 4 and model.opset >= PACKED) or (target == "onnxruntime" and op in PRODUCTS)
-
-
-def usual_block(options: Quantize, context: StageContext) -> int | None:
-    """The default number of inputs that share a scale of stored weights; None for all.
-
-    For 8 bits only language models for onnxruntime use blocks: it rounds inputs in such blocks even with one scale an
-    output.
-    """
-    if options.weight_bits == 8 and not (context.target == "onnxruntime" and context.quality.next_tokens):
-        return None
-    return USUAL_BLOCK
-
-
-def block_of(linear: Linear, options: Quantize, target: str, size: int | None) -> int | None:
-    """The number of inputs that share a scale, up to `size`; None for all. Blocks are for stored weights of products.
-
-    onnxruntime's own product stores whole blocks: for it the size, up to the requested one, that takes the fewest
-    bytes.
-    """
-    bits = BITS[options.weight_type]
-    if options.mode != "weights" or linear.node.op == "Conv" or size is None:
-        return None
-    if bits == 8 and linear.depth <= size:
-        return None
-    if target == "onnxruntime":
-        sizes = [16 << k for k in range((size // 16).bit_length())]
-        return min(reversed(sizes), key=lambda s: block_count(linear.depth, s) * (s * stored_bits(bits) // 8 + 4))
-    return size
-
-
-USUAL_BLOCK = 32
-"""onnxruntime's and llama.cpp's usual size, in which onnxruntime also rounds the inputs of products with one scale an
-output: in wider blocks large inputs cost their neighbours more. SmolLM2-135M in 8 bits diverges by 0.008 nats, by 0.011
-with one scale an output and by 0.023 in blocks of 128. `python -m tests.bench.language` prints it."""
 
 
 class _CountedFeeds:

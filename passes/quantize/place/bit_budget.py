@@ -17,7 +17,7 @@ from ....compress.context import StageContext
 from ....compress.layers.linear import PRODUCTS, Linear
 from ....errors import OptionError
 from ....ir import Array, DType, Model, TensorType, Value
-from ..candidates.calibrated_model import block_of, can_pack, usual_block
+from ..candidates.block_sizes import block_of, can_pack, tied_block, usual_block
 from ..candidates.prepare import spell_for_integers
 from ..candidates.shared import Shared, float_products, share_weights
 from ..candidates.units import Unit, find_tables, find_units, layer_units
@@ -134,7 +134,7 @@ def _stored_bits(
 
 def _taken(linear: Linear, bits: int, options: Quantize, context: StageContext, is_tied: bool) -> float:
     asked = replace(options, weight_type=f"int{bits}")
-    size = options.block_size or (None if bits == 8 and is_tied else usual_block(asked, context))
+    size = options.block_size or (tied_block(context) if bits == 8 and is_tied else usual_block(asked, context))
     block = block_of(linear, asked, context.target, size)
     if block is None:
         return float(linear.constant.size * bits + linear.channels * SCALE_BITS)

@@ -79,6 +79,17 @@ def test_blocked_product(
     np.testing.assert_array_equal(y, expected)
 
 
+def test_rows_are_skipped() -> None:
+    rng = np.random.default_rng(0)
+    x = naive.empty((5, 64), np.float32)
+    x[:] = rng.normal(size=x.shape)
+    weights = pack_blocked(rng.integers(0, 16, (16, 2, 32)).astype(np.uint8), np.ones((16, 2)), None, bits=4, depth=64)
+    whole, last = naive.empty((5, 16), np.float32), naive.empty((1, 16), np.float32)
+    run_routine(prepare_blocked_matmul(5, weights), {"x": x, "y": whole})
+    run_routine(prepare_blocked_matmul(1, weights, skipped=4), {"x": x, "y": last})
+    np.testing.assert_array_equal(last, whole[4:])
+
+
 def test_numbers_that_are_none_spoil_their_rows_only() -> None:
     rng = np.random.default_rng(0)
     x = naive.empty((4, 64), np.float32)

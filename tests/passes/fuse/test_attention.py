@@ -62,6 +62,8 @@ STAYS = {
     "scaled by a row": SPLIT + K + "s = MatMul(q, k)\n c = Mul(s, keys)\n p = Softmax(c)\n " + JOIN,
     "quantized": SPLIT + K + "s = MatMul(q, k)\n p = Softmax(s)\n " + JOIN.replace("y = ", "z = ")
         + "\n i = QuantizeLinear(z, scale)\n y = DequantizeLinear(i, scale)",
+    "quantized while running, without a cache": SPLIT + K + "s = MatMul(q, k)\n p = Softmax(s)\n "
+        + JOIN.replace("y = ", "z = ") + "\n i, is, iz = DynamicQuantizeLinear(z)\n y = DequantizeLinear(i, is, iz)",
 }  # fmt: skip
 FORMS = {"onnxruntime": (17, "com.microsoft::MultiHeadAttention"), "portable": (23, "Attention")}
 

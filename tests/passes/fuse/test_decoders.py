@@ -108,6 +108,18 @@ def test_a_cache_of_fewer_heads_is_part_of_the_operator(name, target):
     same_where_masked(before, after)
 
 
+@pytest.mark.parametrize("target", ["portable", "onnxruntime"])
+def test_a_product_behind_may_be_quantized_while_running(target):
+    codes = "\n codes, cs, cz = DynamicQuantizeLinear(z)\n y = DequantizeLinear(codes, cs, cz)"
+    form, low = FORMS["eager"]
+    before = decoder(PROJECTED + CACHE + REPEATED + SCORES + form + JOIN.replace("y = ", "z = ") + codes, low)
+    after, changes = rewrite(before, name_sizes, fuse_attention, target=target)
+    assert changes == 1 and "Attention" in ops(after)
+    fixed = decoder(PROJECTED + CACHE + REPEATED + SCORES + form + JOIN.replace("y = ", "z = ")
+                    + "\n codes = QuantizeLinear(z, scale)\n y = DequantizeLinear(codes, scale)", low)  # fmt: skip
+    assert rewrite(fixed, name_sizes, fuse_attention, target=target)[1] == 0
+
+
 def test_the_operator_takes_the_mask_and_returns_the_caches():
     before = decoder(PROJECTED + CACHE + REPEATED + SCORES + MASK + GUARD + JOIN, "-inf")
     after, _ = rewrite(before, name_sizes, fuse_attention, target="onnxruntime")

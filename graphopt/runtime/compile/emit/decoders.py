@@ -20,7 +20,8 @@ from ..tensor import Tensor
 def emit_blocked_matmul(emitter: RoutineEmitter, operation: BlockedMatMul, inputs: Inputs, shape: Shape) -> Tensor:
     """Activation rows in ONNX's order, quantized while running; the weights are packed once for all shapes."""
     x = emitter.ordered(inputs[0], natural(len(inputs[0].shape)))
-    routine = prepare_blocked_matmul(prod(shape[:-1]), operation.weights.packed, operation.bias)
+    rows = prod(shape[:-1])
+    routine = prepare_blocked_matmul(rows, operation.weights.packed, operation.bias, prod(x.shape[:-1]) - rows)
     return emitter.result(routine, shape, natural(len(shape)), 4, x=x)
 
 

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import ClassVar
 
-from ....ir import Array
+from ....ir import Array, Value
 from ..traits import Element, FloatOperation, Operation, Traits
 from .stored import StoredBlocks
 
@@ -22,6 +22,8 @@ class BlockedMatMul(Operation):
     block: int
     sizes: tuple[int, int]
     bias: Array | None = None
+    last: bool = False
+    """Of one prompt only the last row is computed."""
 
 
 @dataclass(frozen=True, slots=True, eq=False, kw_only=True)
@@ -59,6 +61,13 @@ class CachedAttention(FloatOperation):
     scale: float
     coded: bool = False
     """Keys and values are rows of codes."""
+
+
+def with_last_row(operations: Sequence[Operation], value: Value) -> list[Operation]:
+    """The operations of a region of which `value`, if a product makes it that no other reads, is the last row alone."""
+    if any(value in o.inputs for o in operations):
+        return list(operations)
+    return [replace(o, last=True) if isinstance(o, BlockedMatMul) and o.output is value else o for o in operations]
 
 
 def with_coded_caches(operations: Sequence[Operation]) -> list[Operation]:
