@@ -47,7 +47,7 @@ def with_stages(report: Report, stages: Sequence[StageReport], context: StageCon
     report = replace(report, stages=tuple(stages), notes=(*report.notes, *notes), synthetic=made_up)
     if not any(stage.changed for stage in stages):
         return replace(report, reason=f"{report.reason}; {summaries}")
-    reason = f"exact passes {report.status} {report.reason}; {summaries}"
+    reason = f"exact passes {report.status}: {report.reason}; {summaries}"
     report = replace(report, status="lossy", reason=reason, validation=report.status)
     quality = context.quality
     if quality.metric is not None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import onnx
 
 from ..ir import Model, TensorType, Value
-from ..ops import has_contrib_types, type_of, update_types
+from ..ops import has_contrib_types, is_typed_here, type_of, update_types
 from .emit import Emitter
 from .parts.stand_ins import put_stand_ins
 
@@ -31,17 +31,17 @@ def infer_types(model: Model) -> bool:
                 update_types(node)
         return False
     _store(inferred.graph, emitter.values)
-    _infer_behind_contrib(model)
+    _infer_behind_untyped(model)
     return True
 
 
-def _infer_behind_contrib(model: Model) -> None:
-    """Infer types downstream of onnxruntime's own operators, whose results ONNX's inference leaves untyped; it also
-    makes up a name for a size that depends on their types, such as the number of elements of a Shape."""
+def _infer_behind_untyped(model: Model) -> None:
+    """Types from the first operator on (onnxruntime's own, some of ai.onnx.ml) that ONNX's inference leaves untyped;
+    behind them it makes up a name where a size, such as the number of sizes that Shape gives, follows from theirs."""
     for graph in model.graph.graphs():
         is_behind = False
         for node in graph:
-            is_behind = is_behind or has_contrib_types(node)
+            is_behind = is_behind or is_typed_here(node)
             if is_behind and any(_lacks_size(value) for value in node.outputs):
                 update_types(node)
 

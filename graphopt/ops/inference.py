@@ -32,6 +32,11 @@ _SAME_SHAPE: Mapping[str, DType | None] = {
 """Operators whose results ONNX leaves untyped, by the result's element type; None for the operand's."""
 
 
+def is_typed_here(node: Node) -> bool:
+    """`infer` knows the operator, and ONNX's inference of whole models does not."""
+    return node.op in _SAME_SHAPE or has_contrib_types(node)
+
+
 def infer(node: Node, opsets: Mapping[str, int] | None = None) -> tuple[Type | None, ...]:
     """The types of a node's outputs as ONNX infers them; unknown parts are taken from the types they have.
 

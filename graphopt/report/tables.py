@@ -105,7 +105,7 @@ def model_table(figures: Figures, opsets: Mapping[str, int]) -> Table:
     table = Table(box=None, pad_edge=False, show_header=False)
     table.add_column()
     table.add_column(justify="right")
-    table.add_row("opset", ", ".join(f"{domain or 'ai.onnx'} {version}" for domain, version in opsets.items()))
+    table.add_row("opset", _opsets_text(figures, opsets))
     table.add_row("nodes", str(figures.nodes))
     if figures.file_bytes is not None:
         table.add_row("file size", show_bytes(figures.file_bytes))
@@ -116,6 +116,13 @@ def model_table(figures: Figures, opsets: Mapping[str, int]) -> Table:
     for op, count in figures.operators.items():
         table.add_row(f"  {op}", str(count), style="dim")
     return table
+
+
+def _opsets_text(figures: Figures, opsets: Mapping[str, int]) -> str:
+    """The operator sets that operators of the model are of: onnxruntime's tools write all that they know."""
+    domains = {"", *(op.rpartition("::")[0] for op in figures.operators)}
+    used = [f"{domain or 'ai.onnx'} {version}" for domain, version in opsets.items() if domain in domains]
+    return ", ".join((*used, *([f"{spare} unused"] if (spare := len(opsets) - len(used)) else ())))
 
 
 def passes_table() -> Table:

@@ -1,13 +1,19 @@
-"""Constants that are added to or multiplied with the result of a linear operator move into its bias and weight."""
+"""Constants that are added to or multiplied with the result of a linear operator move into its bias and weight.
+
+A Squeeze between a Conv and these, or an activation, comes after them: Keras exports one-dimensional convolutions so.
+"""
 
 from __future__ import annotations
 
+import numpy as np
+
+from ...analysis.operands import integers
 from ...errors import Declined
 from ...ir import Array, Node, TensorType, Value
 from ...ops import attr
 from ...pipeline.passes import rule_pass
 from ...rewrite import Builder, Leaf, OpPattern, any_value, constant, op, rule, weight
-from .channels import WIDE_FLOATS, channel_bias, constant_second, factor_of, shift_of, spread
+from .channels import WIDE_FLOATS, channel_bias, constant_second, elementwise, factor_of, shift_of, spread
 from .weights import rounded, scale_conv_outputs, scaled_weight
 
 
@@ -111,7 +117,40 @@ def join_product_and_sum(build: Builder, x: Value, w: Value, c: Value) -> Value:
     return build.Gemm(x, w, c)
 
 
+_SQUEEZED = op.Squeeze(any_value("y"), any_value("axes", optional=True), name="squeeze")
+
+
+def _axes_behind_conv(y: Value, squeeze: Node) -> list[int]:
+    """The axes that a Squeeze takes from the result of a Conv, of a known rank, that nothing else reads."""
+    axes, rank = integers(squeeze, 1, "axes"), y.type.rank if isinstance(y.type, TensorType) else None
+    if y.producer is None or y.producer.op not in ("Conv", "ConvTranspose"):
+        raise Declined("there is no convolution before it")
+    if len(y.users) != 1 or y.is_result:
+        raise Declined("the convolution is read elsewhere, too")
+    if axes is None or rank is None:
+        raise Declined("the axes are not known")
+    return [axis % rank for axis in axes]
+
+
+@rule(op("Add", "Sub", "Mul", "Div")(_SQUEEZED, constant("c"), name="f"), min_opset=7)
+def apply_before_squeeze(build: Builder, y: Value, c: Array, squeeze: Node, f: Node) -> Value:
+    """f(squeeze(W x), c) = squeeze(f(W x, c)), where c gets the axes that squeeze takes"""
+    constant_second(f, squeeze.output)
+    axes, kept = _axes_behind_conv(y, squeeze), elementwise(squeeze.output, f).rank
+    assert kept is not None
+    wide = np.expand_dims(c.reshape((1,) * (kept - c.ndim) + c.shape), tuple(axes))
+    return build.copy(squeeze, [build.copy(f, [y, wide]), *squeeze.inputs[1:]])
+
+
+@rule(op("Relu", "LeakyRelu", "Sigmoid", "Tanh", "HardSigmoid", "Clip")(
+    _SQUEEZED, any_value("low", optional=True), any_value("high", optional=True), name="f"))  # fmt: skip
+def activate_before_squeeze(build: Builder, y: Value, squeeze: Node, f: Node) -> Value:
+    """f(squeeze(W x)) = squeeze(f(W x)), for an activation f that runtimes fuse with the convolution"""
+    _axes_behind_conv(y, squeeze)
+    return build.copy(squeeze, [build.copy(f, [y, *f.inputs[1:]]), *squeeze.inputs[1:]])
+
+
 fold_affine = rule_pass(
     "fold-affine", add_into_conv, multiply_into_conv, add_into_gemm, multiply_into_gemm, multiply_into_matmul,
-    join_product_and_sum, doc=__doc__,
+    join_product_and_sum, apply_before_squeeze, activate_before_squeeze, doc=__doc__,
 )  # fmt: skip

@@ -185,6 +185,19 @@ def test_multiply_accumulates_of_other_sizes_are_not_compared():
     assert ["multiply-accumulates", "192·N"] in [list(row) for row in shown(model_table(opened, {}))]
 
 
+def test_only_operator_sets_of_operators_are_listed():
+    from graphopt import onnx_io
+    from graphopt.measure import figures
+    from graphopt.report.tables import model_table
+    from tests.quantize.nets import parse
+
+    net = parse("""<ir_version: 8, opset_import: ["" : 17, "ai.onnx.ml" : 2, "com.microsoft" : 1, "own" : 3]>
+        net (float[2] x) => (float[2] y) { h = com.microsoft.Gelu(x) y = Relu(h) }""")
+    lifted = onnx_io.load(net)
+    rows = dict(shown(model_table(figures(lifted), lifted.opsets)))
+    assert rows["opset"] == "ai.onnx 17, com.microsoft 1, 2 unused"
+
+
 def shown(table):
     """The rows of a table of rich."""
     return zip(*(column.cells for column in table.columns))

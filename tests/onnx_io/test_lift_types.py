@@ -45,6 +45,14 @@ def test_declared_types_count_only_where_onnx_knows_nothing():
     assert [info.name for info in emitted.graph.value_info] == ["a"]
 
 
+def test_shapes_flow_through_operators_of_ml_that_onnx_leaves_untyped():
+    proto = parse("""g (float[N, 4] x, float[4, 3] w) => (y) {
+        s = ai.onnx.ml.Scaler<offset = [1.0], scale = [2.0]>(x) c = Cast<to = 1>(s) m = MatMul(c, w) y = Relu(m)
+    }""", '<ir_version: 10, opset_import: ["" : 21, "ai.onnx.ml" : 1]>\n')  # fmt: skip
+    types = [node.output.type for node in load(proto).graph]
+    assert types == [TensorType(DType.FLOAT, ("N", size)) for size in (4, 4, 3, 3)]
+
+
 def test_inference_sees_no_weights():
     weight = numpy_helper.from_array(np.zeros((2000, 500), np.float32), "w")
     proto = parse("g (float[N, 2000] x) => (y) { y = MatMul(x, w) }")

@@ -52,6 +52,44 @@ def test_constants_stay_where_moving_them_is_not_exact(name):
     assert rewrite(lift(STAYS[name]), fold_affine)[1] == 0
 
 
+LINE = "g (float[N,4,1,7] x) => (float[a,b,c] y)"
+SQUEEZED = {
+    "bias and Relu": "<float[6,4,1,3] w, float[6,1] k> { h = Conv(x, w)\n s = Squeeze(h, two)\n a = Add(k, s)\n "
+                     "y = Relu(a) }",
+    "scale, shift and Clip": "<float[6,4,1,3] w, float[6] b, float[1,6,1] k, float l, float m> { h = Conv(x, w, b)\n "
+                             "s = Squeeze(h, last)\n a = Div(s, k)\n d = Sub(a, l)\n y = Clip(d, m) }",
+}  # fmt: skip
+SQUEEZED_STAYS = {
+    "c - Conv": "<float[6,4,1,3] w, float[6,1] k> { h = Conv(x, w)\n s = Squeeze(h, two)\n y = Sub(k, s) }",
+    "an axis more": "<float[6,4,1,3] w, float[1,1,6,1] k> { h = Conv(x, w)\n s = Squeeze(h, two)\n y = Add(k, s) }",
+    "no convolution": "<float[6,1] k> { s = Squeeze(x, two)\n h = Add(s, s)\n y = Relu(h) }",
+    "an outside user": "<float[6,4,1,3] w> { h = Conv(x, w)\n s = Squeeze(h, two)\n r = Relu(s)\n "
+                       "t = ReduceMax<keepdims = 0>(h, two)\n y = Add(r, t) }",
+}  # fmt: skip
+AXES = {"two": np.array([2]), "last": np.array([-2])}
+
+
+@pytest.mark.parametrize("name", SQUEEZED)
+def test_what_follows_a_squeezed_convolution_comes_before_the_squeeze(name):
+    text = f"{LINE} {SQUEEZED[name].replace('<', '<int64[1] two, int64[1] last, ', 1)}"
+    before = lift(text, **AXES)
+    after, _ = rewrite(before, fold_affine)
+    assert ops(after) == ["Conv", "Clip" if "Clip" in name else "Relu", "Squeeze"]
+    assert_same(before, after, rtol=1e-4)
+
+
+@pytest.mark.parametrize("name", SQUEEZED_STAYS)
+def test_what_a_squeeze_must_precede_stays(name):
+    text = f"{LINE} {SQUEEZED_STAYS[name].replace('<', '<int64[1] two, ', 1)}"
+    assert rewrite(lift(text, two=AXES["two"]), fold_affine)[1] == 0
+
+
+def test_a_constant_that_widens_a_squeezed_convolution_stays():
+    net = "<int64[1] two, float[1,4,1,3] w, float[6,1] k> { h = Conv(x, w)\n s = Squeeze(h, two)\n y = Add(s, k) }"
+    before = lift(f"{LINE} {net}", two=AXES["two"])
+    assert_same(before, rewrite(before, fold_affine)[0], rtol=1e-4)
+
+
 def test_division_by_zero_stays():
     text = f"{IMAGE} <float[6,4,3,3] w, float k> {{ h = Conv(x, w)\n y = Div(h, k) }}"
     assert rewrite(lift(text, k=np.float32(0)), fold_affine)[1] == 0

@@ -26,6 +26,7 @@ from graphopt.runtime.place.measured import partition_key, region_digest
 from graphopt.runtime.place.partition import partition
 from graphopt.runtime.place.rates import ONCE, OTHER, RATES, WHOLE, Cold, LevelRates
 from graphopt.runtime.place.work import BORDER, FEATURES, class_of, features, region_work
+from tests.bench.crossings import sliced
 from tests.runtime.forms import FORMS, feed
 
 ONE, FREE = (1000.0, 0.0, 0.0, 0.0, 0.0), (0.0,) * 5
@@ -37,6 +38,7 @@ def give(monkeypatch: pytest.MonkeyPatch, kernels: dict[str, Any], onnxruntime: 
     rates = LevelRates({OTHER: FREE, **kernels}, {OTHER: FREE, **onnxruntime})
     monkeypatch.setattr(cost, "RATES", {level.name: rates for level in LEVELS})
     monkeypatch.setattr(cost, "SESSION", 0.0)
+    monkeypatch.setattr(cost, "CROSSING", 0.0)
     for module in (cost, predicted):
         monkeypatch.setattr(module, "SEGMENT", 0.0)
         monkeypatch.setattr(module, "BETWEEN", Cold(0.0, 0.0))
@@ -290,7 +292,7 @@ def test_cold_caches_are_filled_once() -> None:
     cold = Cold(0.5, 100e3)
     assert cold.after(0.0) == 0.0 and cold.after(50e-6) == 25e-6
     assert cold.after(300e-6) == pytest.approx(100e-6) and cold.after(1.0) == pytest.approx(100e-6)
-    assert not cost.Prediction(1.0, 0.0, 0.0, 0).cut - cost.SESSION * 1e-9
+    assert not cost.Prediction(1.0, 0.0, 0.0, 0, 0).cut - cost.SESSION * 1e-9
 
 
 def test_the_work_of_products(made: dict[str, Path]) -> None:
@@ -329,3 +331,15 @@ def test_rates_are_complete() -> None:
         named = {kind.split()[0] for kind in rates.kernels} - {OTHER, BORDER}
         assert named <= {kind.__name__ for kind in LEGALITY} and len(named) > len(LEGALITY) // 2
         assert {"Conv", "Conv qdq", "MatMul float", "MatMulInteger", "QuantizeLinear"} <= set(rates.onnxruntime)
+
+
+def test_each_value_that_crosses_a_border_costs(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Eight slices of a product of codes go to onnxruntime: seven more than the one that every region has."""
+    give(monkeypatch, {}, {OTHER: ONE})
+    session = Session(sliced(8), 1, kernels="predicted")
+    assert len(session.regions) == 1
+    segments = [session.regions[0].segment]
+    assert cost.Costs(load(sliced(8)), {}).of(segments).crossings == 7
+    monkeypatch.setattr(cost, "CROSSING", 10e3)
+    verdict = Session(sliced(9), 1, kernels="predicted").describe().verdict
+    assert "8 × 10 µs of values" in verdict and verdict.endswith("whole in onnxruntime")

@@ -10,7 +10,7 @@ from ...kernels import available_levels, select_level
 from ..lower.traits import Operation, Shape
 from .assumed import Shapes
 from .partition import Segment, constant_nodes
-from .rates import BETWEEN, CUT, OTHER, RATES, SEGMENT, SESSION, WHOLE, LevelRates, Rates, cold_share
+from .rates import BETWEEN, CROSSING, CUT, OTHER, RATES, SEGMENT, SESSION, WHOLE, LevelRates, Rates, cold_share
 from .stock import work_by_node
 from .stored import is_multiplied_as_stored, is_stored, may_be_computed
 from .work import Work, border_work, class_of, operation_numbers
@@ -20,13 +20,15 @@ _NANO = 1e-9  # seconds of a nanosecond, in which rates are given
 
 @dataclass(frozen=True, slots=True)
 class Prediction:
-    """Predicted seconds of a partition. kernels: its regions, calls included. onnxruntime: other nodes, as fast as in
-    the whole model. cold: the extra time of both by cold caches (`Cold`). segments: their number in onnxruntime."""
+    """Seconds of a partition: its regions on kernels, their calls included, its nodes in onnxruntime as they are in
+    the whole model, what both take more as the caches are the other's (`Cold`), the number of segments there, and that
+    of values which cross borders beyond one into and one out of each region."""
 
     kernels: float
     onnxruntime: float
     cold: float
     segments: int
+    crossings: int
 
     @property
     def seconds(self) -> float:
@@ -35,15 +37,16 @@ class Prediction:
 
     @property
     def cut(self) -> float:
-        """Seconds that the cut costs: cold caches, segment calls, the session."""
-        return self.cold + (self.segments * SEGMENT + SESSION) * _NANO
+        """Seconds of the cut itself."""
+        return self.cold + (self.segments * SEGMENT + self.crossings * CROSSING + SESSION) * _NANO
 
     def __str__(self) -> str:
         if not self.segments:
             return f"{micro(self.seconds)}, all of it on kernels"
         return (
             f"{micro(self.seconds)} ({micro(self.kernels)} on kernels, {micro(self.onnxruntime)} in onnxruntime, "
-            f"{micro(self.cold)} for cold caches, {self.segments} × {SEGMENT * 1e-3:g} µs of borders)"
+            f"{micro(self.cold)} for cold caches, {self.segments} × {SEGMENT * 1e-3:g} µs of borders"
+            + (f", {self.crossings} × {CROSSING * 1e-3:g} µs of values)" if self.crossings else ")")
         )
 
 
@@ -91,7 +94,8 @@ class Costs:
         kernels = [self.of_region(region) for region in regions]
         stock = [self.in_onnxruntime(unit for unit in one.units if isinstance(unit, Node)) for one in others]
         cold = sum(map(BETWEEN.after, kernels)) + sum(map(CUT.after, stock)) if regions and others else 0.0
-        return Prediction(sum(kernels), sum(stock), cold * cold_share(len(regions)), len(others))
+        crossings = sum(max(len(values) - 1, 0) for region in regions for values in (region.inputs, region.outputs))
+        return Prediction(sum(kernels), sum(stock), cold * cold_share(len(regions)), len(others), crossings)
 
 
 def computes_weights(nodes: Sequence[Node], shapes: Callable[[], Mapping[Value, Shape]]) -> bool:

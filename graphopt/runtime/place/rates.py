@@ -33,8 +33,11 @@ WHOLE = "whole"
 """The class of a whole model's call in onnxruntime."""
 
 SEGMENT, SESSION = 11e3, 8e3
-"""Nanoseconds of a segment in onnxruntime (its call and copies), and of a session that runs parts: from the rows, as
-sessions against the sums of their parts."""
+"""Nanoseconds of a segment in onnxruntime (its call, and what is copied), and of a session that runs parts: from the
+rows, sessions beside the sums of their parts."""
+CROSSING = 3.5e3
+"""Nanoseconds of each value that a region reads or leaves beyond the first of either: an array is made, bound and
+handed over (`python -m tests.bench.crossings`)."""
 
 
 @dataclass(frozen=True, slots=True)
