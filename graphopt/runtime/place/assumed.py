@@ -56,12 +56,10 @@ def assumed_shapes(model: Model) -> dict[Value, Shape]:
     proto = emitter.model()
     put_alike_shapes(proto.graph)
     symbols = read_symbols([ValueInfo.of(given) for given in proto.graph.input], {})
-    found: Mapping[str, Shape] = {}
+    index, found = GraphIndex(proto), dict[str, Shape]()
     for factor in _LONGER if {*symbols.kinds.values()} - {"batch", "channel"} else _LONGER[:1]:
         sizes = {s: ASSUMED.get(k, 1) * (1 if k in ("batch", "channel") else factor) for s, k in symbols.kinds.items()}
-        copy = onnx.ModelProto.FromString(proto.SerializeToString())
-        probe = Probe(copy, GraphIndex(copy))
-        shapes = _shapes(probe, {name: symbols.shape(name, sizes) for name in symbols.dims})
+        shapes = _shapes(Probe(proto, index), {name: symbols.shape(name, sizes) for name in symbols.dims})
         if _filled(shapes) > _filled(found):
             found = shapes
         if _filled(found) == len(emitter.values):
@@ -83,7 +81,7 @@ def _fixed_shapes(graph: Graph) -> dict[Value, Shape] | None:
     return found if all(not node.subgraphs for node in graph) else None
 
 
-def _shapes(probe: Probe, inputs: Mapping[str, Shape]) -> Mapping[str, Shape]:
+def _shapes(probe: Probe, inputs: Mapping[str, Shape]) -> dict[str, Shape]:
     """What `Probe.shapes` finds once nodes are constants that compute values of shapes only."""
     shapes = probe.shapes(inputs)
     for _ in range(_ROUNDS):
