@@ -7,7 +7,7 @@ import os
 import pickle
 import tempfile
 import weakref
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import cache, partial
 from pathlib import Path
@@ -17,7 +17,7 @@ import numpy as np
 
 from ..equivalence.feeds import FeedData, FeedReader, Feeds, by_name, unstacked
 from ..equivalence.runnable import open_runnable, signature_of
-from ..equivalence.synthesis import synthesise
+from ..equivalence.synthesis import Sample, synthesise, synthesised
 from ..equivalence.tapped import TappedSession
 from ..equivalence.value_info import Signature
 from ..errors import InputError, ModelError, one_line
@@ -51,17 +51,18 @@ def is_synthetic(data: CalibrationData) -> bool:
 class Calibration:
     """Checked feeds of a model; every iteration reads them from the start. `note` is a warning for the user, if any.
 
-    own_text: returns feeds of text that a language model with caches generates itself, beside the data; none where it
-    generates none, or where such text already is the data.
+    own_text: returns feeds of text that a language model with caches writes itself, beside the data; none where it
+    writes none, or where such text is the data already. seen: the runs of the model by which made-up feeds were found.
 
     Iterating raises InputError, one line, when the data do not fit the model or the reader fails half-way.
     """
 
     def __init__(
         self, read: Callable[[], Iterator[Any]], source: Signature, note: str = "", forms: Forms | None = None,
-        own_text: Callable[[], list[Feeds]] = list,
+        own_text: Callable[[], list[Feeds]] = list, seen: Sequence[Sample] = (),
     ) -> None:  # fmt: skip
         self._read, self._note, self._forms, self.own_text = read, note, forms or Forms(source), own_text
+        self._seen = seen
 
     @property
     def prompts(self) -> Prompts | None:
@@ -82,6 +83,11 @@ class Calibration:
     def is_synthetic(self) -> bool:
         """Whether the inputs are made up: figures measured on them say nothing of accuracy."""
         return bool(self._note)
+
+    def take_seen(self) -> Sequence[Sample]:
+        """The runs of the model by which made-up feeds were found, handed over once: results may be large."""
+        seen, self._seen = self._seen, ()
+        return seen
 
     def __iter__(self) -> Iterator[Feeds]:
         count = 0
@@ -127,8 +133,9 @@ def open_calibration(
             )
             return Calibration(lambda: iter(made()), source, OWN_TEXT, Forms(source, prompts))
         with _calibration_errors():
-            feeds = synthesise(model, samples, seed)
-        return Calibration(lambda: iter(feeds), source, SYNTHESISED, Forms(source, prompts))
+            seen = synthesised(model, samples, seed)
+        feeds = [sample.feeds for sample in seen]
+        return Calibration(lambda: iter(feeds), source, SYNTHESISED, Forms(source, prompts), seen=seen)
     session = _LazySession(model)
     forms = Forms(source, prompts, None if cached is None else session, tokenizer)
     own_text = list if writer is None else cache(partial(_own_text, writer, session, seed, texts))

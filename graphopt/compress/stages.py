@@ -56,7 +56,10 @@ def stage_context(
     made_up = FEW if large else MADE_UP
     feeds = open_calibration(calibration, reference, samples=made_up, seed=seed, preprocess=preprocess, texts=texts)
     judged = FEW if large else SAMPLES
-    quality = Quality(reference, session_maker(target), feeds, metric, evaluations=evaluations, samples=judged)
+    seen = [(sample.feeds, [*sample.results.values()]) for sample in feeds.take_seen() if large]
+    quality = Quality(
+        reference, session_maker(target), feeds, metric, evaluations=evaluations, samples=judged, seen=seen
+    )
     return StageContext(feeds, quality, max_drop, target, seed, progress, executor)
 
 

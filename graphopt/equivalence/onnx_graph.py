@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
+from math import prod
 
 import numpy as np
 import onnx
@@ -77,7 +78,7 @@ class GraphIndex:
     def array(self, name: str) -> Array | None:
         """The values of a small constant; None for a large or external constant and for a computed value."""
         tensor = self.constants.get(name)
-        if tensor is None or tensor.data_location == onnx.TensorProto.EXTERNAL or np.prod(tensor.dims) > SMALL:
+        if tensor is None or tensor.data_location == onnx.TensorProto.EXTERNAL or prod(tensor.dims) > SMALL:
             return None
         values: Array = onnx.numpy_helper.to_array(tensor)
         return values
@@ -124,7 +125,7 @@ def without_weights(proto: onnx.ModelProto) -> onnx.ModelProto:
     for field in ("node", "input", "output", "value_info", "sparse_initializer"):
         getattr(bare.graph, field).extend(getattr(proto.graph, field))
     for tensor in proto.graph.initializer:
-        if np.prod(tensor.dims) > SMALL:
+        if prod(tensor.dims) > SMALL:
             bare.graph.initializer.add(
                 name=tensor.name, dims=tensor.dims, data_type=tensor.data_type,
                 data_location=onnx.TensorProto.EXTERNAL,

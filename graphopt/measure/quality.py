@@ -96,17 +96,18 @@ class Fidelity:
 class Quality:
     """Judges candidates against one reference model.
 
-    metric: called with a session; higher is better. Scores are cached by the model's bytes, and `left` is the remaining
-    budget of evaluations. feeds: the samples of a fidelity. classifications: the reference's results with class scores,
-    with the operators that compute them.
+    metric: called with a session; higher is better. Scores are cached by the model's bytes, and `left` counts the
+    evaluations that the budget still allows. feeds: the samples that fidelity is measured on. classifications: the
+    reference's results that hold scores of classes, with the operators that make them. seen: its results on the feeds,
+    where it was run on them already: to run a large model again would take long.
     """
 
     def __init__(
         self, reference: Model, session: MakeSession, feeds: Iterable[dict[str, Any]], metric: Metric | None = None,
-        *, evaluations: int = 64, samples: int = SAMPLES,
+        *, evaluations: int = 64, samples: int = SAMPLES, seen: Sequence[Run] = (),
     ) -> None:  # fmt: skip
         self.reference, self.session, self.feeds, self.metric = reference, session, feeds, metric
-        self.evaluations, self.samples = evaluations, samples
+        self.evaluations, self.samples, self._seen = evaluations, samples, seen
         self.classifications = classifications(reference)
         self.next_tokens = next_tokens(reference, self.classifications)
         self.embeddings = embeddings(reference, self.classifications)
@@ -195,15 +196,18 @@ class Quality:
                 session.run(None, feed)
 
     def _run_reference(self) -> list[Expected]:
-        session, held = self.session(self.reference), 0
-        expected: list[Expected] = []
-        for feed in self.feeds:
-            results = [np.asarray(r) for r in session.run(None, feed)]
+        held, expected = 0, list[Expected]()
+        for feed, given in self._seen or self._runs():
+            results = [np.asarray(r) for r in given]
             expected.append((feed, [_Expected.of(result) for result in results]))
             held += sum(r.nbytes for r in results) + sum(np.asarray(v).nbytes for v in feed.values())
             if len(expected) >= self.samples or held > HELD:
                 break
         return expected
+
+    def _runs(self) -> Iterator[Run]:
+        session = self.session(self.reference)
+        return ((feed, session.run(None, feed)) for feed in self.feeds)
 
     def _evaluate(self, model: Model, rows: _Rows | None = None) -> float:
         if self.metric is None:
@@ -269,6 +273,9 @@ class _Expected:
         inside = array if kept is None else array[kept]
         return cls(array, _energy(inside), kept, array.argmax(axis=-1) if scores else None)
 
+
+Run = tuple[dict[str, Any], Sequence[Any]]
+"""A sample, and the reference's results, in order."""
 
 Expected = tuple[dict[str, Any], list[_Expected]]
 """A sample, and the reference's results."""

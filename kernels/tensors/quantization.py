@@ -75,10 +75,12 @@ class Quantization:
     def quantize(self, values: npt.NDArray[np.float32]) -> Array:
         """QuantizeLinear: saturate(round_half_even(value / scale) + zero point); NaN gives the zero point."""
         with np.errstate(over="ignore", invalid="ignore"):
-            scaled = np.rint(values.astype(np.float32) / np.float32(self.scale))
-        scaled = np.where(np.isnan(scaled), np.float32(0), scaled)
-        limited = np.clip(scaled, self.low - self.zero_point, self.high - self.zero_point)
-        return (limited.astype(np.int32) + self.zero_point).astype(self.dtype)
+            scaled = np.asarray(values.astype(np.float32, copy=False) / np.float32(self.scale))
+        np.rint(scaled, out=scaled)
+        scaled[np.isnan(scaled)] = 0
+        np.clip(scaled, self.low - self.zero_point, self.high - self.zero_point, out=scaled)
+        scaled += self.zero_point  # a whole number still, which float32 holds
+        return scaled.astype(self.dtype)
 
     def requantization(self, y: Quantization) -> npt.NDArray[np.uint8]:
         """The table of 256 bytes that turns codes of this quantization into codes of y: Dequantize, then Quantize."""

@@ -11,6 +11,7 @@ import pytest
 
 import graphopt
 from graphopt import onnx_io
+from graphopt.compress.stages import FEW, MADE_UP, stage_context
 from graphopt.equivalence import runnable
 from graphopt.machine import spool
 from graphopt.measure import latency, ort_session
@@ -52,6 +53,20 @@ def test_what_validation_takes_is_said_before(source: Path, tmp_path: Path, monk
     graphopt.optimize(source, progress=lambda what, share: told.append(what))
     before = next(i for i, what in enumerate(told) if "up to 28 runs" in what)
     assert "validate=False" in told[before] and before < len(told) - 1
+
+
+def test_candidates_are_judged_by_the_runs_that_made_up_inputs_were_found_by(
+    source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The original is not run once more on them where it is large."""
+    runs = {False: 2, True: 1}  # of the original and the candidate, or of the candidate alone
+    for large, sessions in runs.items():
+        if large:
+            small_limits(monkeypatch, tmp_path / "scratch")
+        quality, opened = stage_context(onnx_io.load(source), None).quality, list[object]()
+        monkeypatch.setattr(quality, "session", lambda m, q=quality.session, seen=opened: seen.append(m) or q(m))
+        assert quality.fidelity(quality.reference).sqnr_db > 100
+        assert len(opened) == sessions and quality.held == (FEW if large else MADE_UP)
 
 
 def read(path: Path) -> dict[str, np.ndarray]:

@@ -19,11 +19,11 @@ from graphopt.runtime.compile.legality import LEGALITY
 from graphopt.runtime.lower.lowering import lower
 from graphopt.runtime.lower.operations import Conv, DynamicConv, MatMul
 from graphopt.runtime.lower.ort_types import add_types_from_ort
-from graphopt.runtime.place import cost, predicted
+from graphopt.runtime.place import assumed, cost, predicted
 from graphopt.runtime.place.assumed import Shapes, assumed_shapes
 from graphopt.runtime.place.lowered_model import LoweredModel
 from graphopt.runtime.place.measured import partition_key, region_digest
-from graphopt.runtime.place.partition import partition
+from graphopt.runtime.place.partition import Partitions, partition
 from graphopt.runtime.place.rates import ONCE, OTHER, RATES, WHOLE, Cold, LevelRates
 from graphopt.runtime.place.work import BORDER, FEATURES, class_of, features, region_work
 from tests.bench.crossings import sliced
@@ -218,7 +218,7 @@ def test_every_partition_can_be_predicted(made: dict[str, Path], form: str) -> N
     for region in regions:
         kernels, stock = costs.of_region(region), costs.in_onnxruntime(cost.region_nodes(region.operations))
         assert 0 < kernels < 1e-3 and 0 < stock < costs.whole < 1e-3
-    placed = predicted.left_by_prediction(model, coverage)
+    placed = predicted.left_by_prediction(model, Partitions(model.graph, coverage))
     assert bool(placed.left) is bool(placed.reasons) and placed.verdict.startswith("predicted")
     assert all("predicted" in text for text in (*placed.reasons.values(), *placed.decisions.values()))
     nodes = {node for region in regions for operation in region.operations for node in operation.nodes}
@@ -240,6 +240,15 @@ def test_open_sizes_are_assumed(made: dict[str, Path]) -> None:
     found = {value.name: shape for value, shape in assumed_shapes(load(open_model)).items()}
     assert found["ids"] == found["y"] and found["ids"][0] == found["sound"][0] == 1
     assert found["sound"][2] >= 300 and found["z"][2] >= 1  # as many samples as the window needs
+
+
+def test_fixed_sizes_are_taken_as_they_were_inferred(made: dict[str, Path], monkeypatch: pytest.MonkeyPatch) -> None:
+    proto = onnx.load(made["qdq"])
+    proto.graph.input[0].type.tensor_type.shape.dim[0].dim_value = 2
+    model = load(proto)
+    found = assumed_shapes(model)
+    monkeypatch.setattr(assumed, "_fixed_shapes", lambda graph: None)
+    assert len(found) > 20 and found == assumed_shapes(model)
 
 
 def test_sizes_that_follow_from_shapes_are_known() -> None:

@@ -87,9 +87,11 @@ class Probe:
             return {**self.constants, **inputs}
         found = {**self.constants, **inputs}
         for info in (*inferred.value_info, *inferred.output):
-            dims = info.type.tensor_type.shape.dim
-            if info.type.tensor_type.HasField("shape") and all(d.HasField("dim_value") for d in dims):
-                found[info.name] = tuple(d.dim_value for d in dims)
+            tensor = info.type.tensor_type
+            dims = tensor.shape.dim
+            sizes = tuple([d.dim_value for d in dims])  # 0 where it is open
+            if tensor.HasField("shape") and (all(sizes) or all(d.HasField("dim_value") for d in dims)):
+                found[info.name] = sizes
         return found
 
     def peak(self, shapes: Mapping[str, Shape]) -> int:

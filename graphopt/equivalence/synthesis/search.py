@@ -64,8 +64,13 @@ def synthesise(model: ModelSource | Model, samples: int = 4, seed: int = 0) -> l
     number and seed give the same feeds. Raises ModelError when onnxruntime cannot load the model, InputError when it
     runs on no feeds that were found.
     """
+    return [sample.feeds for sample in synthesised(model, samples, seed)]
+
+
+def synthesised(model: ModelSource | Model, samples: int, seed: int) -> list[Sample]:
+    """`synthesise`, with the results of the runs."""
     runnable = open_runnable(model)
-    return [s.feeds for s in find_samples(runnable, runnable.session(optimize=True), samples, seed)]
+    return find_samples(runnable, runnable.session(optimize=True), samples, seed)
 
 
 def find_samples(

@@ -11,7 +11,7 @@ import onnx
 from onnx import numpy_helper
 
 from ...errors import Declined
-from ...ir import Array, Model, TensorType, Value
+from ...ir import Array, Graph, Model, TensorType, Value
 from ..compile.legality import output_shape
 from ..lower.operands import constant_array
 from ..lower.traits import Operation, Shape
@@ -39,8 +39,12 @@ def assumed_shapes(model: Model) -> dict[Value, Shape]:
     """The shapes of a model's values under ASSUMED sizes; shapes that cannot be inferred are left out.
 
     ONNX infers them, on a copy without weights in which what is computed of shapes is a constant: of a Range over as
-    many positions as there are tokens it would not tell the length, nor any shape behind it.
+    many positions as there are tokens it would not tell the length, nor any shape behind it. Where all types have been
+    inferred with fixed sizes, these are the shapes.
     """
+    fixed = _fixed_shapes(model.graph)
+    if fixed is not None:
+        return fixed
     from ...equivalence.onnx_graph import GraphIndex
     from ...equivalence.synthesis.probe import Probe
     from ...equivalence.synthesis.sizes import read_symbols
@@ -52,12 +56,10 @@ def assumed_shapes(model: Model) -> dict[Value, Shape]:
     proto = emitter.model()
     put_alike_shapes(proto.graph)
     symbols = read_symbols([ValueInfo.of(given) for given in proto.graph.input], {})
-    found: Mapping[str, Shape] = {}
+    index, found = GraphIndex(proto), dict[str, Shape]()
     for factor in _LONGER if {*symbols.kinds.values()} - {"batch", "channel"} else _LONGER[:1]:
         sizes = {s: ASSUMED.get(k, 1) * (1 if k in ("batch", "channel") else factor) for s, k in symbols.kinds.items()}
-        copy = onnx.ModelProto.FromString(proto.SerializeToString())
-        probe = Probe(copy, GraphIndex(copy))
-        shapes = _shapes(probe, {name: symbols.shape(name, sizes) for name in symbols.dims})
+        shapes = _shapes(Probe(proto, index), {name: symbols.shape(name, sizes) for name in symbols.dims})
         if _filled(shapes) > _filled(found):
             found = shapes
         if _filled(found) == len(emitter.values):
@@ -65,8 +67,22 @@ def assumed_shapes(model: Model) -> dict[Value, Shape]:
     return {emitter.values[name]: shape for name, shape in found.items() if name in emitter.values}
 
 
-def _shapes(probe: Probe, inputs: Mapping[str, Shape]) -> Mapping[str, Shape]:
-    """The shapes that `Probe.shapes` infers once nodes that compute values from shapes are replaced by constants."""
+def _fixed_shapes(graph: Graph) -> dict[Value, Shape] | None:
+    """The shapes of all values of a graph; None where some size is open, or a graph is nested."""
+    found: dict[Value, Shape] = {}
+    for values in (graph.inputs, *((*node.inputs, *node.outputs) for node in graph)):
+        for value in values:
+            if value is None:
+                continue
+            sizes = value.type.sizes if isinstance(value.type, TensorType) else None
+            if sizes is None:
+                return None
+            found[value] = sizes
+    return found if all(not node.subgraphs for node in graph) else None
+
+
+def _shapes(probe: Probe, inputs: Mapping[str, Shape]) -> dict[str, Shape]:
+    """What `Probe.shapes` finds once nodes are constants that compute values of shapes only."""
     shapes = probe.shapes(inputs)
     for _ in range(_ROUNDS):
         try:

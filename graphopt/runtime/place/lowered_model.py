@@ -29,7 +29,7 @@ from .measured import (
     slower_regions,
     with_parts,
 )
-from .partition import Segment, partition, whole
+from .partition import Partitions, Segment, whole
 from .placement import Placement
 from .stored import may_be_computed
 
@@ -41,8 +41,8 @@ Kernels = bool | Literal["predicted", "measured"] | None
 
 _SLOWER = "measured slower than onnxruntime here"
 
-_PIECE = 1 << 20
-"""Bytes of a file that are read at a time: enough that calls cost nothing beside hashing."""
+_PIECE = 1 << 18
+"""Bytes of a file that are read at a time: enough that calls cost nothing beside hashing, few enough for a cache."""
 
 
 def digest_of(source: ModelSource | Model) -> str | None:
@@ -51,11 +51,11 @@ def digest_of(source: ModelSource | Model) -> str | None:
         return hashlib.sha256(source).hexdigest()
     if not isinstance(source, (str, os.PathLike)):
         return None
-    digest = hashlib.sha256()
+    digest, piece = hashlib.sha256(), memoryview(bytearray(_PIECE))
     try:
-        with open(source, "rb") as file:
-            while piece := file.read(_PIECE):
-                digest.update(piece)
+        with open(source, "rb", buffering=0) as file:
+            while read := file.readinto(piece):
+                digest.update(piece[:read])
     except (OSError, ValueError):
         return None
     return digest.hexdigest()
@@ -199,7 +199,8 @@ class LoweredModel:
     def _cut(self, model: Model) -> _Parts:
         """The partition that `kernels` asks for, of the model or of its form rewritten for kernels."""
         coverage = lower(model.graph)
-        segments = partition(model.graph, coverage)
+        partitions = Partitions(model.graph, coverage)
+        segments = partitions.without(())
         greedy = candidates_of(segments)
         if self._kernels is True:
             return _Parts(model, coverage, greedy, (greedy,), segments)
@@ -209,32 +210,32 @@ class LoweredModel:
         if greedy and choice == "predicted":
             from .predicted import left_by_prediction  # here, as it needs the whole compiler
 
-            placed = left_by_prediction(model, coverage)
-            segments = partition(model.graph, coverage, placed.left)
+            placed = left_by_prediction(model, partitions)
+            segments = partitions.without(placed.left)
         elif choice == "whole":
             placed.left.update(coverage.providers.values())
             placed.reasons.update((node, _SLOWER) for o in placed.left for node in o.nodes)
-            segments = partition(model.graph, coverage, placed.left)
+            segments = partitions.without(placed.left)
         elif choice == "measured":
-            segments, rounds = self._without_slower(model, coverage, placed)
+            segments, rounds = self._without_slower(partitions, placed)
         coverage.refusals.update({n: why for n, why in placed.reasons.items() if n not in coverage.refusals})
         return _Parts(model, coverage, greedy, rounds, segments, placed.decisions, placed.verdict)
 
     def _without_slower(
-        self, model: Model, coverage: Coverage, placed: Placement
+        self, partitions: Partitions, placed: Placement
     ) -> tuple[list[Segment], tuple[tuple[str, ...], ...]]:
         """The partition without regions measured as slower on kernels, and the digests of each on the way."""
         slower = slower_regions(self._times)
         rounds: list[tuple[str, ...]] = []
         while True:
-            segments = partition(model.graph, coverage, placed.left)
+            segments = partitions.without(placed.left)
             rounds.append(candidates_of(segments))
             left = left_to_onnxruntime(rounds[-1], slower)
             if not left:
                 return segments, tuple(rounds)
             regions = [segment for segment in segments if segment.is_region]
             slow = [region for region in regions if region_digest(region) in left]
-            placed.left.update(with_parts(coverage, slow, regions))
+            placed.left.update(with_parts(partitions.coverage, slow, regions))
             placed.reasons.update((node, _SLOWER) for region in slow for o in region.operations for node in o.nodes)
 
     def _lifted(self) -> Model:

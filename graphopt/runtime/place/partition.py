@@ -44,30 +44,122 @@ def whole(graph: Graph) -> list[Segment]:
 
 
 def partition(graph: Graph, coverage: Coverage, banned: Collection[Operation] = ()) -> list[Segment]:
-    """Segments in the order they run; operations in `banned` are left to their nodes.
+    """The segments of one partition: see `Partitions`."""
+    return Partitions(graph, coverage).without(banned)
 
-    Float arithmetic stays on kernels only where other operations read its result. Regions without any product are not
-    worth their borders and dissolve.
-    """
-    left = set(banned)
-    if not any(operation.is_product for operation in coverage.providers.values()):
-        left.update(coverage.providers.values())
-    while True:
-        units = _demanded(graph, coverage, left)
-        ends = _loose_ends(units, graph.outputs)
-        if ends:
-            left.update(ends)
-            continue
-        segments = _segments(graph, units)
-        dissolved = [
-            operation
-            for segment in segments
-            if segment.is_region and not any(operation.is_product for operation in segment.operations)
-            for operation in segment.operations
-        ]
-        if not dissolved:
-            return segments
-        left.update(dissolved)
+
+class Partitions:
+    """Partitions of one graph, which must not change meanwhile: what all of them ask is found once."""
+
+    def __init__(self, graph: Graph, coverage: Coverage) -> None:
+        self.graph, self.coverage = graph, coverage
+        self._constants = constant_nodes(graph)
+        self._place = {node: index for index, node in enumerate(graph)}
+        # the operations of one node, in their order
+        self._made = {operation: index for index, operation in enumerate(coverage.providers.values())}
+        self._read: dict[Unit, tuple[Value, ...]] = {}
+        self._found: dict[frozenset[Operation], list[Segment]] = {}
+
+    def without(self, banned: Collection[Operation]) -> list[Segment]:
+        """Segments in the order they run; operations in `banned` are left to their nodes.
+
+        Float arithmetic stays on kernels only where other operations read its result. Regions without any product are
+        not worth their borders and dissolve.
+        """
+        key = frozenset(banned)
+        if key not in self._found:
+            self._found[key] = self._partition(set(banned))
+        return list(self._found[key])
+
+    def _partition(self, left: set[Operation]) -> list[Segment]:
+        if not any(operation.is_product for operation in self.coverage.providers.values()):
+            left.update(self.coverage.providers.values())
+        while True:
+            units = self._demanded(left)
+            ends = self._loose_ends(units)
+            if ends:
+                left.update(ends)
+                continue
+            segments = self._segments(units)
+            dissolved = [
+                operation
+                for segment in segments
+                if segment.is_region and not any(operation.is_product for operation in segment.operations)
+                for operation in segment.operations
+            ]
+            if not dissolved:
+                return segments
+            left.update(dissolved)
+
+    def _sources(self, unit: Unit) -> tuple[Value, ...]:
+        """`sources`, remembered: captures are found by a walk."""
+        if unit not in self._read:
+            self._read[unit] = sources(unit)
+        return self._read[unit]
+
+    def _demanded(self, banned: set[Operation]) -> list[Unit]:
+        graph, coverage, constants, place = self.graph, self.coverage, self._constants, self._place
+        demanded: dict[Unit, int] = {}
+        stack = list(graph.outputs)
+        seen: set[Value] = set()
+        results_wanted = set(self.graph.outputs)
+        while stack:
+            value = stack.pop()
+            if value in seen or value.producer is None or value.producer not in place:
+                continue
+            seen.add(value)
+            if value.producer in constants and value not in results_wanted:
+                continue
+            operation = coverage.providers.get(value)
+            unit: Unit = value.producer if operation is None or operation in banned else operation
+            if unit not in demanded:
+                demanded[unit] = place[value.producer]
+                stack.extend(self._sources(unit))
+        made = self._made
+        return sorted(demanded, key=lambda unit: (demanded[unit], made[unit] if isinstance(unit, Operation) else 0))
+
+    def _loose_ends(self, units: list[Unit]) -> list[Operation]:
+        """Float arithmetic that, directly or through more of its kind, only nodes in onnxruntime read."""
+        elsewhere = {value for unit in units if not isinstance(unit, Operation) for value in self._sources(unit)}
+        read: set[Value] = {value for value in self.graph.outputs if value not in elsewhere}
+        loose: list[Operation] = []
+        for unit in reversed(units):
+            if not isinstance(unit, Operation):
+                continue
+            if unit.is_float_glue and unit.output not in read:
+                loose.append(unit)
+                continue
+            read.update(unit.data_inputs)
+        return loose
+
+    def _segments(self, units: list[Unit]) -> list[Segment]:
+        levels: dict[Unit, int] = {}
+        home: dict[Value, Unit] = {}
+        for unit in units:
+            level = int(isinstance(unit, Operation))
+            for value in self._sources(unit):
+                if value in home:
+                    below = levels[home[value]]
+                    level = max(level, below + (isinstance(home[value], Operation) is not isinstance(unit, Operation)))
+            levels[unit] = level
+            home.update(dict.fromkeys(results(unit), unit))
+        grouped: dict[int, list[Unit]] = {}
+        for unit in units:
+            grouped.setdefault(levels[unit], []).append(unit)
+        wanted = set(self.graph.outputs)
+        readers: dict[Value, set[int]] = {}
+        for unit in units:
+            for value in self._sources(unit):
+                readers.setdefault(value, set()).add(levels[unit])
+        segments = []
+        for level in sorted(grouped):
+            inside = grouped[level]
+            written = dict.fromkeys(value for unit in inside for value in results(unit))
+            read = dict.fromkeys(value for unit in inside for value in self._sources(unit))
+            inputs = tuple(v for v in read if v not in written and (v in home or v.owner is self.graph))
+            outputs = tuple(v for v in written if v in wanted or readers.get(v, set()) - {level})
+            segments.append(Segment(tuple(inside), inputs, outputs))
+        return segments
 
 
 def sources(unit: Unit) -> tuple[Value, ...]:
@@ -92,71 +184,3 @@ def constant_nodes(graph: Graph) -> set[Node]:
         if all(value.constant is not None or value.producer in constant for value in values):
             constant.add(node)
     return constant
-
-
-def _demanded(graph: Graph, coverage: Coverage, banned: set[Operation]) -> list[Unit]:
-    constants = constant_nodes(graph)
-    place = {node: index for index, node in enumerate(graph)}
-    demanded: dict[Unit, int] = {}
-    stack = list(graph.outputs)
-    seen: set[Value] = set()
-    results_wanted = set(graph.outputs)
-    while stack:
-        value = stack.pop()
-        if value in seen or value.producer is None or value.producer not in place:
-            continue
-        seen.add(value)
-        if value.producer in constants and value not in results_wanted:
-            continue
-        operation = coverage.providers.get(value)
-        unit: Unit = value.producer if operation is None or operation in banned else operation
-        if unit not in demanded:
-            demanded[unit] = place[value.producer]
-            stack.extend(sources(unit))
-    made = {operation: index for index, operation in enumerate(coverage.providers.values())}  # of one node, in order
-    return sorted(demanded, key=lambda unit: (demanded[unit], made[unit] if isinstance(unit, Operation) else 0))
-
-
-def _loose_ends(units: list[Unit], outputs: Collection[Value]) -> list[Operation]:
-    """Float arithmetic that, directly or through more of its kind, only nodes in onnxruntime read."""
-    elsewhere = {value for unit in units if not isinstance(unit, Operation) for value in sources(unit)}
-    read: set[Value] = {value for value in outputs if value not in elsewhere}
-    loose: list[Operation] = []
-    for unit in reversed(units):
-        if not isinstance(unit, Operation):
-            continue
-        if unit.is_float_glue and unit.output not in read:
-            loose.append(unit)
-            continue
-        read.update(unit.data_inputs)
-    return loose
-
-
-def _segments(graph: Graph, units: list[Unit]) -> list[Segment]:
-    levels: dict[Unit, int] = {}
-    home: dict[Value, Unit] = {}
-    for unit in units:
-        level = int(isinstance(unit, Operation))
-        for value in sources(unit):
-            if value in home:
-                below = levels[home[value]]
-                level = max(level, below + (isinstance(home[value], Operation) is not isinstance(unit, Operation)))
-        levels[unit] = level
-        home.update(dict.fromkeys(results(unit), unit))
-    grouped: dict[int, list[Unit]] = {}
-    for unit in units:
-        grouped.setdefault(levels[unit], []).append(unit)
-    wanted = set(graph.outputs)
-    readers: dict[Value, set[int]] = {}
-    for unit in units:
-        for value in sources(unit):
-            readers.setdefault(value, set()).add(levels[unit])
-    segments = []
-    for level in sorted(grouped):
-        inside = grouped[level]
-        written = dict.fromkeys(value for unit in inside for value in results(unit))
-        read = dict.fromkeys(value for unit in inside for value in sources(unit))
-        inputs = tuple(v for v in read if v not in written and (v in home or v.owner is graph))
-        outputs = tuple(v for v in written if v in wanted or readers.get(v, set()) - {level})
-        segments.append(Segment(tuple(inside), inputs, outputs))
-    return segments

@@ -18,7 +18,8 @@ from ..lower.traits import Operation
 from .assumed import assumed_shapes
 from .cost import Costs, micro, region_nodes
 from .measured import with_parts
-from .partition import Segment, partition, results, sources
+from .minimum_cut import Choices
+from .partition import Partitions, Segment, results, sources
 from .placement import Placement
 from .rates import BETWEEN, CUT, SEGMENT, cold_share
 
@@ -46,16 +47,14 @@ _TRIES = 12
 tuned."""
 
 
-def left_by_prediction(model: Model, coverage: Coverage) -> Placement:
+def left_by_prediction(model: Model, partitions: Partitions) -> Placement:
     """The operations that are left to their nodes as the model is predicted to run fastest so."""
-    greedy = partition(model.graph, coverage)
+    greedy, coverage = partitions.without(()), partitions.coverage
     if not any(segment.is_region for segment in greedy):
         return Placement(set())
     costs = Costs(model, assumed_shapes(model))
-    left, segments = min(
-        _candidates(model, coverage, costs, greedy), key=lambda candidate: costs.of(candidate[1]).seconds
-    )
-    while (better := _without_a_region(model, coverage, costs, left, segments)) is not None:
+    left, segments = min(_candidates(partitions, costs, greedy), key=lambda candidate: costs.of(candidate[1]).seconds)
+    while (better := _without_a_region(partitions, costs, left, segments)) is not None:
         left, segments = better
     found, regions = costs.of(segments), sum(segment.is_region for segment in segments)
     gain, doubt = (GAIN, DOUBT) if regions > 1 else (ALONE, 0.0)
@@ -93,29 +92,27 @@ def _told(costs: Costs, region: Segment, regions: int) -> str:
 
 
 def _candidates(
-    model: Model, coverage: Coverage, costs: Costs, greedy: list[Segment]
+    partitions: Partitions, costs: Costs, greedy: list[Segment]
 ) -> Iterator[tuple[set[Operation], list[Segment]]]:
     """Candidate partitions, each with the operations that it leaves to their nodes."""
     yield set(), greedy
     seen: set[frozenset[Operation]] = {frozenset()}
+    choices = _choices(greedy, costs)
     for price in _EDGES:
-        away = _cut(greedy, costs, price * SEGMENT * 1e-9)
+        away = choices.leaving(price * SEGMENT * 1e-9)
         if frozenset(away) not in seen:
             seen.add(frozenset(away))
-            left = _with_parts(coverage, away, greedy)
-            yield left, partition(model.graph, coverage, left)
+            left = _with_parts(partitions.coverage, away, greedy)
+            yield left, partitions.without(left)
 
 
-def _cut(segments: Sequence[Segment], costs: Costs, price: float) -> set[Operation]:
-    """The operations that a minimum cut leaves to onnxruntime, each edge between the runtimes at this price.
+def _choices(segments: Sequence[Segment], costs: Costs) -> Choices[Operation]:
+    """What each operation costs on kernels and in onnxruntime, and the edges between them and to nodes.
 
     A region's extra time by cold caches, the same region assumed in onnxruntime, is shared among its operations.
     """
-    import networkx as nx  # here: a session from its plan needs none of it
-
-    network: nx.DiGraph[object] = nx.DiGraph()
-    kernels, stock = "kernels", "onnxruntime"
-    home: dict[Value, object] = {}
+    choices: Choices[Operation] = Choices()
+    home: dict[Value, Operation | None] = {}  # None for the nodes
     for segment in segments:
         factors = [
             1 + cold.after(seconds) / seconds if seconds else 1.0
@@ -125,18 +122,15 @@ def _cut(segments: Sequence[Segment], costs: Costs, price: float) -> set[Operati
             )
         ]
         for unit in segment.units:
-            if isinstance(unit, Operation):
-                network.add_edge(kernels, unit, capacity=factors[0] * costs.in_onnxruntime(unit.nodes))
-                network.add_edge(unit, stock, capacity=factors[1] * costs.on_kernels(unit))
+            here = unit if isinstance(unit, Operation) else None
+            if here is not None:
+                stock, kernels = costs.in_onnxruntime(here.nodes), costs.on_kernels(here)
+                choices.add(here, stays=factors[1] * kernels, leaves=factors[0] * stock)
             for value in sources(unit):
-                one, other = home.get(value), unit if isinstance(unit, Operation) else stock
-                if one is not None and one is not other:
-                    for a, b in ((one, other), (other, one)):
-                        held = network.edges[a, b]["capacity"] if network.has_edge(a, b) else 0.0
-                        network.add_edge(a, b, capacity=held + price)
-            home.update(dict.fromkeys(results(unit), unit if isinstance(unit, Operation) else stock))
-    _, (_, away) = nx.minimum_cut(network, kernels, stock)
-    return {unit for unit in away if isinstance(unit, Operation)}
+                if value in home:
+                    choices.connect(home[value], here)
+            home.update(dict.fromkeys(results(unit), here))
+    return choices
 
 
 def _with_parts(coverage: Coverage, away: set[Operation], segments: Sequence[Segment]) -> set[Operation]:
@@ -147,10 +141,11 @@ def _with_parts(coverage: Coverage, away: set[Operation], segments: Sequence[Seg
 
 
 def _without_a_region(
-    model: Model, coverage: Coverage, costs: Costs, left: set[Operation], segments: list[Segment]
+    partitions: Partitions, costs: Costs, left: set[Operation], segments: list[Segment]
 ) -> tuple[set[Operation], list[Segment]] | None:
     """A cheaper partition in which one region is left to its nodes; None where there is none."""
     regions, now = [segment for segment in segments if segment.is_region], costs.of(segments).seconds
+    coverage = partitions.coverage
     if len(left) >= len(coverage.providers) or len(regions) < 2:
         return None
 
@@ -160,7 +155,7 @@ def _without_a_region(
 
     for region in sorted(regions, key=gain)[:_TRIES]:
         without = left | with_parts(coverage, [region], regions)
-        parts = partition(model.graph, coverage, without)
+        parts = partitions.without(without)
         if costs.of(parts).seconds < now:
             return without, parts
     return None
