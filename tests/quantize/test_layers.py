@@ -181,8 +181,9 @@ def test_convolutions_that_a_mode_leaves_alone_are_told():
         "z": "a transposed convolution",
     }
     assert made.report.stages[0].summary == (
-        "left float: mode dynamic takes matrix products (MatMul, Gemm) with constant weights, and the model has none that "
-        "it can quantize; convolutions need mode static (calibration data, for speed) or weights (for a smaller file)"
+        "left float: mode dynamic takes matrix products (MatMul, Gemm) with constant weights, and the model has none "
+        "that it can quantize; convolutions need mode static (calibration data, for speed) or weights (for a smaller "
+        "file)"
     )
 
 
