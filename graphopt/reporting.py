@@ -26,6 +26,8 @@ def report_of(
     checking = check.seconds if isinstance(check, EquivalenceCheck) else 0.0
     if comparison is not None:
         status, reason = comparison.status, comparison.reason or evidence(comparison)
+    elif isinstance(check, EquivalenceCheck) and check.unloadable:
+        status, reason = "unverified", f"{check.grounds}; {check.unloadable}"
     elif isinstance(check, EquivalenceCheck):
         status, reason = "equal", check.grounds + (": all was rolled back" if outcome.rolled_back else "")
     else:

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from . import onnx_io
-from .errors import InputError
+from .errors import InputError, ModelError
 from .ir import Model
 from .measure import Figures, show_bytes
 from .pipeline import CheckPolicy, Progress, Verdict
@@ -94,9 +94,9 @@ class EquivalenceCheck(SizeCheck):
 
     A result that cannot be verified is refused, too: in doubt the original is kept. One that is the same expression of
     inputs and weights (`equivalence.structure`) is loaded and run, not compared. unverified: the last comparison that
-    told nothing. parsed: the reference as ONNX where it
-    was parsed already. given: reads samples of the caller, for a reference on which no made-up inputs run. grounds: why
-    a candidate without a comparison counts as equal.
+    told nothing. unloadable: why onnxruntime cannot load an original that no pass changed, "" where it can. parsed: the
+    reference as ONNX where it was parsed already. given: reads samples of the caller, for a reference on which no
+    made-up inputs run. grounds: why a candidate without a comparison counts as equal.
     """
 
     def __init__(
@@ -107,7 +107,7 @@ class EquivalenceCheck(SizeCheck):
         self.given = given
         self._samples: list[Feeds] | None = None
         self.reference, self.seed, self.parsed = reference, seed, parsed
-        self.grounds = NOTHING_CHANGED
+        self.grounds, self.unloadable = NOTHING_CHANGED, ""
         self._pool: WeightPool | None = None
         self._opened: RunnableModel | None = None
         self._candidate: tuple[Emission, RunnableModel] | None = None
@@ -133,19 +133,24 @@ class EquivalenceCheck(SizeCheck):
         """Whether a model that no pass changed may be written anew: it loads, and gives the same on one sample.
 
         Only a difference refuses it: what cannot be verified is still what it was. `comparison` is None then: that
-        of a result that was rolled back says nothing of this one.
+        of a result that was rolled back says nothing of this one. `unloadable` says why onnxruntime cannot load it.
         """
-        self.comparison = None
+        self.comparison, self.unloadable = None, ""
         emitted = self._fitting(candidate)
         if isinstance(emitted, Verdict):
             return emitted
-        from .equivalence.comparison import are_same, emission_fault
+        from .equivalence.comparison import are_same, emission_fault, loaded
 
         self.grounds = NOTHING_CHANGED
-        if are_same(self._original(), self._open(emitted)) or self._is_same_computation(emitted):
+        original, written = self._original(), self._open(emitted)
+        is_copy = are_same(original, written)
+        if not is_copy and self._is_same_computation(emitted):
             return Verdict(True)
         start = time.perf_counter()
-        fault = emission_fault(self._original(), self._open(emitted), self.seed)
+        try:
+            fault = "" if is_copy and loaded(original) else emission_fault(original, written, self.seed)
+        except ModelError as error:
+            self.unloadable, fault = str(error), ""
         self.seconds += time.perf_counter() - start
         if fault is not None:
             return Verdict(not fault, fault)
