@@ -96,15 +96,16 @@ class EquivalenceCheck(SizeCheck):
     inputs and weights (`equivalence.structure`) is loaded and run, not compared. unverified: the last comparison that
     told nothing. unloadable: why onnxruntime cannot load an original that no pass changed, "" where it can. parsed: the
     reference as ONNX where it was parsed already. given: reads samples of the caller, for a reference on which no
-    made-up inputs run. grounds: why a candidate without a comparison counts as equal.
+    made-up inputs run; also_given: and beside these. also: samples of the caller, beside made-up ones, that the last
+    comparison found equal. grounds: why a candidate without a comparison counts as equal.
     """
 
     def __init__(
         self, reference: ModelSource | Model, before: Figures, seed: int, parsed: Emission | None = None,
-        given: Callable[[], list[Feeds]] | None = None,
+        given: Callable[[], list[Feeds]] | None = None, also_given: bool = False,
     ) -> None:  # fmt: skip
         super().__init__(before)
-        self.given = given
+        self.given, self.also_given, self.also = given, also_given, 0
         self._samples: list[Feeds] | None = None
         self.reference, self.seed, self.parsed = reference, seed, parsed
         self.grounds, self.unloadable = NOTHING_CHANGED, ""
@@ -220,19 +221,37 @@ class EquivalenceCheck(SizeCheck):
         from .equivalence import compare
 
         start = time.perf_counter()
-        inputs = inputs or self._samples
+        inputs, self.also = inputs or self._samples, 0
         comparison = compare(self._original(), self._open(emitted), inputs, seed=self.seed, **options)
         if inputs is None and comparison.samples == 0 and self.given is not None:
             with suppress(InputError):  # sizes may be fixed that the samples do not have
                 samples = self.given()
                 comparison = compare(self._original(), self._open(emitted), samples, seed=self.seed, **options)
                 self._samples = self.feeds = samples
+        elif inputs is None and comparison.is_equal and self.also_given and self.given is not None:
+            comparison = self._on_given(emitted, comparison, **options)
         self.seconds += time.perf_counter() - start
         return comparison
 
+    def _on_given(self, emitted: Emission, found: Comparison, **options: Any) -> Comparison:
+        """The comparison on the caller's samples where these show a difference; else `found`, that on made-up ones."""
+        from .equivalence import compare
 
-def evidence(comparison: Comparison) -> str:
-    """On what grounds a result counts as equal."""
-    text = f"on {comparison.samples} samples, the largest error {comparison.worst_error:.1%} of what is allowed"
+        assert self.given is not None
+        with suppress(InputError):
+            samples = self.given()
+            options = {**options, "power": False}
+            comparison = compare(self._original(), self._open(emitted), samples, seed=self.seed, **options)
+            if comparison.status == "different":
+                self.feeds = samples
+                return comparison
+            self.also = comparison.samples if comparison.is_equal else 0
+        return found
+
+
+def evidence(comparison: Comparison, also: int = 0) -> str:
+    """On what grounds a result counts as equal. also: samples of the caller that it was compared on, too."""
+    given = f" and on {also} given" if also else "" if comparison.made_up else " that were given"
+    text = f"on {comparison.samples} samples{given}, the largest error {comparison.worst_error:.1%} of what is allowed"
     least = "at least " * comparison.is_power_least
     return text if comparison.power is None else f"{text}, power {least}{comparison.power:.0%}"
