@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import onnx
 
-from ..ir import Model, TensorType, Value
-from ..ops import has_contrib_types, type_of, update_types
+from ..ir import Graph, Model, TensorType, Value
+from ..ops import has_contrib_types, type_body_inputs, type_of, update_types
 from .emit import Emitter
 from .parts.stand_ins import put_stand_ins
 
@@ -26,13 +26,26 @@ def infer_types(model: Model) -> bool:
     try:
         inferred = onnx.shape_inference.infer_shapes(skeleton.SerializeToString(), data_prop=True)
     except Exception:  # InferenceError, RuntimeError or DecodeError, for a model that contradicts itself
-        for graph in model.graph.graphs():
-            for node in graph:
-                update_types(node)
+        for node in model.graph:
+            update_types(node)
+        _infer_bodies(model.graph, every=True)
         return False
     _store(inferred.graph, emitter.values)
+    _infer_bodies(model.graph)
     _infer_behind_contrib(model)
     return True
+
+
+def _infer_bodies(graph: Graph, every: bool = False) -> None:
+    """Types of what bodies take, which ONNX's inference does not tell, and then of their nodes that lack them, or of
+    every one."""
+    for node in graph:
+        type_body_inputs(node)
+        for body in node.subgraphs:
+            for inner in body:
+                if every or any(_lacks_size(value) for value in inner.outputs):
+                    update_types(inner)
+            _infer_bodies(body, every)
 
 
 def _infer_behind_contrib(model: Model) -> None:
