@@ -354,12 +354,12 @@ def emission_fault(original: RunnableModel, emitted: RunnableModel, seed: int) -
     return "" if sample is None or all(_is_same(v, results[name]) for name, v in sample.results.items()) else None
 
 
-def loaded(model: RunnableModel) -> tuple[TappedSession, bool]:
+def loaded(model: RunnableModel, prepack: bool = True) -> tuple[TappedSession, bool]:
     """A session, and whether it optimizes: without is tried where onnxruntime cannot with. ModelError where neither
     can be."""
     with suppress(ModelError):
-        return model.session(optimize=True), True
-    return model.session(optimize=False), False
+        return model.session(optimize=True, prepack=prepack), True
+    return model.session(optimize=False, prepack=prepack), False
 
 
 def are_same(a: RunnableModel, b: RunnableModel) -> bool:
