@@ -78,13 +78,36 @@ def _recurrent(node: Node, sizes: Sizes) -> Terms:
     return [math.prod(data[:2]) * math.prod(weight) for weight in weights] if data and all(weights) else []
 
 
+def _attention(node: Node, sizes: Sizes) -> Terms:
+    """queries · keys for the scores and results · keys for their sums of values, whatever a mask leaves out (Attention
+    of ONNX; MultiHeadAttention and GroupQueryAttention of onnxruntime). None where keys are packed, or added to a cache
+    that is not handed on."""
+    queries, keys, out = sizes(node.input(0)), sizes(node.input(1)), sizes(node.output)
+    cache = sizes(node.outputs[1]) if len(node.outputs) > 1 and not node.outputs[1].is_unused else []
+    has_past = node.input({"Attention": 4, "com.microsoft::MultiHeadAttention": 6}.get(node.op, 3)) is not None
+    if not queries or len(keys) not in (3, 4) or not out or (has_past and not cache):
+        return []
+    count = (cache or keys)[-2]
+    return [math.prod(queries) * count, math.prod(out) * count]
+
+
+def _projected_attention(node: Node, sizes: Sizes) -> Terms:
+    """onnxruntime's Attention, which also makes queries, keys and values of its input [batch, time, width]."""
+    data, weight, out = sizes(node.input(0)), sizes(node.input(1)), sizes(node.output)
+    if len(data) != 3 or not weight or not out or node.input(4) is not None:
+        return []
+    return [math.prod(data[:2]) * math.prod(weight), math.prod(out) * data[1], math.prod(out) * data[1]]
+
+
 _MACS: dict[str, Callable[[Node, Sizes], Terms]] = {
     "Conv": _conv, "ConvInteger": _conv, "QLinearConv": lambda node, sizes: _conv(node, sizes, 3),
     "com.microsoft::FusedConv": _conv, "ConvTranspose": _conv_transpose, "MatMul": _matmul, "MatMulInteger": _matmul,
     "QLinearMatMul": _matmul, "com.microsoft::FusedMatMul": _matmul, "com.microsoft::MatMulIntegerToFloat": _matmul,
     "com.microsoft::DynamicQuantizeMatMul": _matmul, "com.microsoft::MatMulNBits": _matmul, "Gemm": _gemm,
     "com.microsoft::FusedGemm": _gemm, "com.microsoft::QGemm": _gemm, "LSTM": _recurrent, "GRU": _recurrent,
-    "RNN": _recurrent, "com.microsoft::DynamicQuantizeLSTM": _recurrent,
+    "RNN": _recurrent, "com.microsoft::DynamicQuantizeLSTM": _recurrent, "Attention": _attention,
+    "com.microsoft::MultiHeadAttention": _attention, "com.microsoft::GroupQueryAttention": _attention,
+    "com.microsoft::Attention": _projected_attention,
 }  # fmt: skip
 LINEAR_MAPS = frozenset(_MACS)
 """Operators that multiply and accumulate."""
