@@ -154,6 +154,13 @@ class Compression:
         """Whether any lossy stage runs."""
         return any(stage is not None for stage in (self.quantize, self.prune, self.precision))
 
+    @property
+    def validates(self) -> bool:
+        """The data are given for validation alone: no stage is to run."""
+        from .calibration import is_synthetic
+
+        return not self.is_wanted and not is_synthetic(self.calibration)
+
     def require_data(self) -> None:
         """OptionError for static quantization without data, whose activation ranges would come from noise, and for a
         recovery without data or without a stage to recover from.

@@ -24,8 +24,10 @@ def report_of(
     """The report of the exact passes: their effects, and the grounds on which the result counts as equal."""
     comparison = check.comparison if isinstance(check, EquivalenceCheck) else None
     checking = check.seconds if isinstance(check, EquivalenceCheck) else 0.0
-    if comparison is not None:
-        status, reason = comparison.status, comparison.reason or evidence(comparison)
+    if isinstance(check, EquivalenceCheck) and comparison is not None:
+        status, reason = comparison.status, comparison.reason or evidence(comparison, check.also)
+    elif isinstance(check, EquivalenceCheck) and check.unloadable:
+        status, reason = "unverified", f"{check.grounds}; {check.unloadable}"
     elif isinstance(check, EquivalenceCheck):
         status, reason = "equal", check.grounds + (": all was rolled back" if outcome.rolled_back else "")
     else:

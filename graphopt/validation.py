@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from . import onnx_io
-from .errors import InputError
+from .errors import InputError, ModelError
 from .ir import Model
 from .measure import Figures, show_bytes
 from .pipeline import CheckPolicy, Progress, Verdict
@@ -92,21 +92,23 @@ class SizeCheck:
 class EquivalenceCheck(SizeCheck):
     """A `SizeCheck` that also requires results equal to the reference's; keeps the last comparison and the time spent.
 
-    An unverifiable candidate is refused, too: in doubt the original is kept. A candidate that is the same expression of
-    inputs and weights (`equivalence.structure`) is loaded and run, not compared. unverified: the last inconclusive
-    comparison. parsed: the reference as ONNX where already parsed. given: reads the caller's samples, for a reference
-    on which no made-up inputs run. grounds: why a candidate without a comparison counts as equal.
+    A result that cannot be verified is refused, too: in doubt the original is kept. One that is the same expression of
+    inputs and weights (`equivalence.structure`) is loaded and run, not compared. unverified: the last comparison that
+    told nothing. unloadable: why onnxruntime cannot load an original that no pass changed, "" where it can. parsed: the
+    reference as ONNX where it was parsed already. given: reads samples of the caller, for a reference on which no
+    made-up inputs run; also_given: and beside these. also: samples of the caller, beside made-up ones, that the last
+    comparison found equal. grounds: why a candidate without a comparison counts as equal.
     """
 
     def __init__(
         self, reference: ModelSource | Model, before: Figures, seed: int, parsed: Emission | None = None,
-        given: Callable[[], list[Feeds]] | None = None,
+        given: Callable[[], list[Feeds]] | None = None, also_given: bool = False,
     ) -> None:  # fmt: skip
         super().__init__(before)
-        self.given = given
+        self.given, self.also_given, self.also = given, also_given, 0
         self._samples: list[Feeds] | None = None
         self.reference, self.seed, self.parsed = reference, seed, parsed
-        self.grounds = NOTHING_CHANGED
+        self.grounds, self.unloadable = NOTHING_CHANGED, ""
         self._pool: WeightPool | None = None
         self._opened: RunnableModel | None = None
         self._candidate: tuple[Emission, RunnableModel] | None = None
@@ -131,20 +133,27 @@ class EquivalenceCheck(SizeCheck):
     def unchanged(self, candidate: Model) -> Verdict:
         """Whether the emission of an unchanged model may be kept: it loads, and gives equal results on one sample.
 
-        Only a difference refuses it: an unverifiable model is still the original. Resets `comparison` to None, since
-        the comparison of a rolled-back result does not apply to this model.
+        Only a difference refuses it: what cannot be verified is still what it was. `comparison` is None then: that
+        of a result that was rolled back says nothing of this one. `unloadable` says why onnxruntime cannot load it.
         """
-        self.comparison = None
+        self.comparison, self.unloadable = None, ""
         emitted = self._fitting(candidate)
         if isinstance(emitted, Verdict):
             return emitted
-        from .equivalence.comparison import are_same, emission_fault
+        from .equivalence.comparison import are_same, emission_fault, loaded
 
         self.grounds = NOTHING_CHANGED
-        if are_same(self._original(), self._open(emitted)) or self._is_same_computation(emitted):
+        original, written = self._original(), self._open(emitted)
+        is_copy = are_same(original, written)
+        if not is_copy and self._is_same_computation(emitted):
             return Verdict(True)
         start = time.perf_counter()
-        fault = emission_fault(self._original(), self._open(emitted), self.seed)
+        try:
+            if is_copy:
+                loaded(original, prepack=not original.is_large)  # a second copy of large weights only to load them
+            fault = "" if is_copy else emission_fault(original, written, self.seed)
+        except ModelError as error:
+            self.unloadable, fault = str(error), ""
         self.seconds += time.perf_counter() - start
         if fault is not None:
             return Verdict(not fault, fault)
@@ -214,19 +223,37 @@ class EquivalenceCheck(SizeCheck):
         from .equivalence import compare
 
         start = time.perf_counter()
-        inputs = inputs or self._samples
+        inputs, self.also = inputs or self._samples, 0
         comparison = compare(self._original(), self._open(emitted), inputs, seed=self.seed, **options)
         if inputs is None and comparison.samples == 0 and self.given is not None:
             with suppress(InputError):  # the caller's samples may have other than the fixed sizes
                 samples = self.given()
                 comparison = compare(self._original(), self._open(emitted), samples, seed=self.seed, **options)
                 self._samples = self.feeds = samples
+        elif inputs is None and comparison.is_equal and self.also_given and self.given is not None:
+            comparison = self._on_given(emitted, comparison, **options)
         self.seconds += time.perf_counter() - start
         return comparison
 
+    def _on_given(self, emitted: Emission, found: Comparison, **options: Any) -> Comparison:
+        """The comparison on the caller's samples where these show a difference; else `found`, that on made-up ones."""
+        from .equivalence import compare
 
-def evidence(comparison: Comparison) -> str:
-    """Samples, error and power of a comparison, in words."""
-    text = f"on {comparison.samples} samples, the largest error {comparison.worst_error:.1%} of what is allowed"
+        assert self.given is not None
+        with suppress(InputError):
+            samples = self.given()
+            options = {**options, "power": False}
+            comparison = compare(self._original(), self._open(emitted), samples, seed=self.seed, **options)
+            if comparison.status == "different":
+                self.feeds = samples
+                return comparison
+            self.also = comparison.samples if comparison.is_equal else 0
+        return found
+
+
+def evidence(comparison: Comparison, also: int = 0) -> str:
+    """On what grounds a result counts as equal. also: samples of the caller that it was compared on, too."""
+    given = f" and on {also} given" if also else "" if comparison.made_up else " that were given"
+    text = f"on {comparison.samples} samples{given}, the largest error {comparison.worst_error:.1%} of what is allowed"
     least = "at least " * comparison.is_power_least
     return text if comparison.power is None else f"{text}, power {least}{comparison.power:.0%}"

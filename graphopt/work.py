@@ -9,11 +9,12 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from . import onnx_io
+from .calibration import Calibration, open_calibration
 from .compress.context import StageContext
 from .compress.report import StageReport
 from .compress.stages import Stage, run_stages, stage_context
 from .errors import ModelError, OptionError, did_you_mean
-from .ir import FunctionId, Model, collector_paused, collector_running
+from .ir import FunctionId, Model, clone_model, collector_paused, collector_running
 from .measure import Figures, figures
 from .ops import DEFAULT_DOMAIN, schema
 from .options import Compression, Options, Validation
@@ -27,7 +28,8 @@ if TYPE_CHECKING:
     from .onnx_io.source import ModelSource
 
 GIVEN = 4
-"""Caller's samples on which a result is compared where no made-up inputs run: as many as would be made up."""
+"""Samples of the caller that a result is compared on, where no made-up inputs run or all passes are exact: as many as
+are made up."""
 
 
 @dataclass(slots=True)
@@ -42,15 +44,15 @@ class Work:
 
     def check(
         self, reference: ModelSource | Model, before: Figures, parsed: Emission | None = None,
-        context: StageContext | None = None,
+        data: Calibration | None = None,
     ) -> SizeCheck:  # fmt: skip
-        """The check for results of the exact passes. parsed: the reference as ONNX, where already parsed. context:
-        holds the caller's data, if any."""
+        """What a result has to pass. parsed: the reference as ONNX, where it was parsed already. data: the caller's, if
+        there are any."""
         if self.options.validation.policy == "off":
             return SizeCheck(before)
-        given = None if context is None or context.calibration.is_synthetic else context.calibration
-        first = None if given is None else partial(given.first, GIVEN)
-        return EquivalenceCheck(reference, before, self.options.seed, parsed, first)
+        first = None if data is None or data.is_synthetic else partial(data.first, GIVEN)
+        alone = self.options.compression.validates
+        return EquivalenceCheck(reference, before, self.options.seed, parsed, first, also_given=alone)
 
     def run(self, model: Model, schedule: Sequence[Pass], check: SizeCheck, constant_bytes: int) -> Outcome:
         """Run a schedule within the budget of bytes."""
@@ -179,6 +181,15 @@ def context_of(
         original, asked.calibration, asked.metric, asked.max_drop, options.target.runtime, options.seed, progress,
         evaluations, asked.preprocess, executor, asked.texts,
     )  # fmt: skip
+
+
+def data_of_caller(original: Model, options: Options, context: StageContext | None) -> Calibration | None:
+    """The data of lossy stages; without these what the caller gave to validate by, if anything. InputError for data
+    that do not fit."""
+    asked = options.compression
+    if not asked.validates or options.validation.policy == "off":
+        return None if context is None else context.calibration
+    return open_calibration(asked.calibration, clone_model(original), seed=options.seed, preprocess=asked.preprocess)
 
 
 def check_operators(model: Model) -> None:

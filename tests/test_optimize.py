@@ -6,6 +6,7 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper, parser
 
 import graphopt
+from graphopt.errors import InputError
 from graphopt.ir import Constant
 from graphopt.rewrite import any_value, constant, op
 from tests import zoo
@@ -145,6 +146,33 @@ def test_a_result_that_is_the_original_again_is_equal_whatever_was_rolled_back()
         assert [t.rewrite for t in report.rolled_back] == ["straighten"]
         assert (report.status, report.reason) == ("equal", "nothing was changed: all was rolled back")
         assert not report.is_unverified and report.comparison is None
+
+
+WIDE = """<ir_version: 8, opset_import: ["" : 17]> g (float[N, 4] x) => (float[N, 4] y)
+<float low = {-1e6}, float high = {1e6}> { c = Clip(x, low, high) y = Abs(c) }"""
+
+
+def test_given_samples_validate_exact_passes_beside_made_up_ones():
+    """The wrong rule shows only beyond a million, where no made-up input lies, but the caller's do."""
+    model, usual = parser.parse_model(WIDE), np.random.default_rng(0).standard_normal((6, 1, 4)).astype(np.float32)
+    for samples, rolled_back in ((None, []), (usual, []), (usual * np.float32(1e7), ["loosen"])):
+        with graphopt.Registry():
+
+            @graphopt.rule(op.Abs(op.Clip(any_value("x"), any_value(), any_value())))
+            def loosen(build, x):
+                """|clip(x)| = |x|, which is wrong"""
+                return build.Abs(x)
+
+            data = None if samples is None else [{"x": sample} for sample in samples]
+            report = graphopt.optimize(model, calibration=data).report
+        assert [t.rewrite for t in report.rolled_back] == rolled_back and report.status == "equal"
+        if not rolled_back:
+            assert report.reason.startswith("on 4 samples, " if data is None else "on 4 samples and on 4 given, ")
+
+
+def test_samples_that_do_not_fit_are_told_where_nothing_is_lossy():
+    with pytest.raises(InputError, match="z"):
+        graphopt.optimize(parser.parse_model(WIDE), calibration=[{"z": np.zeros((1, 4), np.float32)}])
 
 
 def test_a_large_weight_that_would_overflow_is_not_scaled():

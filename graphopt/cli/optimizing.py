@@ -88,7 +88,10 @@ def optimize(
     sensitivity: Annotated[bool, typer.Option(help="let the report tell what each layer costs alone")] = False,
     calibration: Annotated[
         Optional[Path],  # noqa: UP045
-        typer.Option(help="an .npz file of inputs by name, or a folder of images or arrays; or the word synthetic"),
+        typer.Option(
+            help="an .npz file of inputs by name, or a folder of images or arrays, to quantize and prune by, else to "
+            "validate by; or the word synthetic"
+        ),
     ] = None,
     preprocess: Preprocess = None,
     prune: Annotated[Optional[float], typer.Option(help="share of channels to remove, 0 to 1")] = None,  # noqa: UP045
@@ -288,10 +291,9 @@ def _ignored(options: Options, dry_run: bool, beside: bool, external: bool) -> l
     lines = []
     asked = options.compression
     if not asked.is_wanted:
-        given = {
-            "--calibration": asked.calibration, "--preprocess": asked.preprocess, "--metric": asked.metric,
-            "--max-drop": asked.max_drop,
-        }  # fmt: skip
+        given: dict[str, object] = {"--metric": asked.metric, "--max-drop": asked.max_drop}
+        if not asked.validates or options.validation.policy == "off":
+            given = {"--calibration": asked.calibration, "--preprocess": asked.preprocess, **given}
         unused = [name for name, value in given.items() if value is not None]
         if unused:
             lines.append(f"{', '.join(unused)}: not used, because nothing is quantized, pruned or converted")

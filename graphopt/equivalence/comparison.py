@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
@@ -341,17 +342,9 @@ def runs(model: RunnableModel, seed: int) -> bool:
 def emission_fault(original: RunnableModel, emitted: RunnableModel, seed: int) -> str | None:
     """Why the emission cannot replace the original, "" if it can; None where their results on one sample differ.
 
-    Two sessions and one run of each, one after the other. An original that does not run at all has nothing to lose.
+    Two sessions and one run of each, one after the other. ModelError where the original cannot be loaded.
     """
-    optimize = True
-    try:
-        session = original.session(optimize=True)
-    except ModelError:
-        optimize = False
-        try:
-            session = original.session(optimize=False)
-        except ModelError:
-            return ""
+    session, optimize = loaded(original)
     sample = _sample(original, session, seed)
     del session  # two sessions at once would hold the weights twice
     try:
@@ -360,6 +353,14 @@ def emission_fault(original: RunnableModel, emitted: RunnableModel, seed: int) -
     except ModelError as error:
         return f"the candidate does not run where the original does: {error}"
     return "" if sample is None or all(_is_same(v, results[name]) for name, v in sample.results.items()) else None
+
+
+def loaded(model: RunnableModel, prepack: bool = True) -> tuple[TappedSession, bool]:
+    """A session, and whether it optimizes: without is tried where onnxruntime cannot with. ModelError where neither
+    can be."""
+    with suppress(ModelError):
+        return model.session(optimize=True, prepack=prepack), True
+    return model.session(optimize=False, prepack=prepack), False
 
 
 def are_same(a: RunnableModel, b: RunnableModel) -> bool:

@@ -7,7 +7,7 @@ import numpy as np
 
 from ..analysis.evaluation import evaluate
 from ..ir import Constant, Graph, Node, TensorType, Value, clone_node, refine
-from ..ops import infer
+from ..ops import infer, type_body_inputs
 from .rules import CONSTANT
 
 ROUNDS = 8
@@ -25,7 +25,9 @@ def settle(graph: Graph) -> None:
         for node in graph.snapshot():
             changed += _take_branch(graph, node)
             if node.op == "Scan" and node.graph is graph:
-                _type_body(node)
+                type_body_inputs(node)
+                for inner in node.attrs["body"].snapshot():
+                    _retype(inner)
             changed += _retype(node)
         if not changed:
             return
@@ -195,25 +197,6 @@ def _take_branch(graph: Graph, node: Node) -> int:
         graph.replace_uses(old, mapping.get(new, new))
     graph.erase(node)
     return 1
-
-
-def _type_body(node: Node) -> None:
-    """Infer the types of the values in a Scan's body, which files may omit."""
-    body: Graph = node.attrs["body"]
-    given = int(node.attrs["num_scan_inputs"])
-    axes = node.attrs.get("scan_input_axes") or (0,) * given
-    first = len(node.inputs) - given
-    if len(body.inputs) != len(node.inputs):
-        return  # the Scan of opset 8
-    for slot, (inner, value) in enumerate(zip(body.inputs, node.inputs)):
-        kind = None if value is None else value.type
-        if slot >= first and isinstance(kind, TensorType) and kind.shape is not None:
-            sizes = list(kind.shape)
-            del sizes[axes[slot - first]]
-            kind = TensorType(kind.dtype, tuple(sizes))
-        inner.type = refine(inner.type, kind)
-    for inner_node in body.snapshot():
-        _retype(inner_node)
 
 
 def _retype(node: Node) -> int:

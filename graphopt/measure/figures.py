@@ -21,8 +21,8 @@ class Figures:
 
     nodes: recursive through nested graphs, constants not counted. operators: nodes by operator. parameters: elements
     of constants with at least two elements. constant_bytes: bytes of all constants. macs: multiply-accumulates of Conv,
-    ConvTranspose, MatMul, Gemm and their integer forms; macs_by_size: the same as a sum over open sizes, as
-    `measure.macs_by_size` gives it. activation_bytes: the most bytes alive at once in file order.
+    ConvTranspose, MatMul, Gemm, LSTM, GRU, RNN, attention and their integer forms; macs_by_size: the same as a sum over
+    open sizes, as `measure.macs_by_size` gives it. activation_bytes: the most bytes alive at once in file order.
     """
 
     nodes: int

@@ -20,13 +20,14 @@ def node_macs(node: Node, shapes: Mapping[Value, Sequence[int]] | None = None) -
     count, known = _MACS.get(node.op), shapes or {}
     if count is None:
         return 0
-    return count(node, lambda v: known[v] if v is not None and v in known else declared_sizes(v))
+    return sum(count(node, lambda v: known[v] if v is not None and v in known else declared_sizes(v)))
 
 
 def macs_values(model: Model) -> list[Value]:
     """The values of the root graph whose shapes determine its multiply-accumulates."""
     nodes = [node for node in model.graph if node.op in LINEAR_MAPS]
-    return [value for node in nodes for value in (*node.inputs, *node.outputs) if value is not None]
+    used = ((*node.inputs, *(v for v in node.outputs if v.index == 0 or not v.is_unused)) for node in nodes)
+    return [value for values in used for value in values if value is not None]
 
 
 def macs_at(model: Model, shapes: Mapping[Value, Sequence[int]]) -> dict[Node, int]:
@@ -44,34 +45,69 @@ def declared_sizes(value: Value | None) -> list[int]:
     return [d if isinstance(d, int) else 1 for d in value.type.shape]
 
 
-def _conv(node: Node, sizes: Sizes, weight_slot: int = 1) -> int:
+Terms = Sequence[Any]
+"""Multiply-accumulates of one node as a sum, each term a product of sizes; none where a rank is unknown."""
+
+
+def _conv(node: Node, sizes: Sizes, weight_slot: int = 1) -> Terms:
     weight, out = sizes(node.input(weight_slot)), sizes(node.output)
-    return math.prod(out) * math.prod(weight[1:]) if weight and out else 0
+    return [math.prod(out) * math.prod(weight[1:])] if weight and out else []
 
 
-def _conv_transpose(node: Node, sizes: Sizes) -> int:
+def _conv_transpose(node: Node, sizes: Sizes) -> Terms:
     weight, data = sizes(node.input(1)), sizes(node.input(0))
-    return math.prod(data) * math.prod(weight[1:]) if weight and data else 0
+    return [math.prod(data) * math.prod(weight[1:])] if weight and data else []
 
 
-def _matmul(node: Node, sizes: Sizes) -> int:
+def _matmul(node: Node, sizes: Sizes) -> Terms:
     left, out = sizes(node.input(0)), sizes(node.output)
-    return math.prod(out) * left[-1] if left and out else 0
+    return [math.prod(out) * left[-1]] if left and out else []
 
 
-def _gemm(node: Node, sizes: Sizes) -> int:
+def _gemm(node: Node, sizes: Sizes) -> Terms:
     left, out = sizes(node.input(0)), sizes(node.output)
     if len(left) != 2 or not out:
-        return 0
-    return math.prod(out) * (left[0] if node.attrs.get("transA") else left[1])
+        return []
+    return [math.prod(out) * (left[0] if node.attrs.get("transA") else left[1])]
 
 
-_MACS: dict[str, Callable[[Node, Sizes], int]] = {
+def _recurrent(node: Node, sizes: Sizes) -> Terms:
+    """time · batch · directions · gates · hidden · (inputs + hidden): every step of every sequence reads all of W
+    [directions, gates · hidden, inputs] and R [directions, gates · hidden, hidden] (ONNX: LSTM, GRU, RNN)."""
+    data, weights = sizes(node.input(0)), [sizes(node.input(slot)) for slot in (1, 2)]
+    return [math.prod(data[:2]) * math.prod(weight) for weight in weights] if data and all(weights) else []
+
+
+def _attention(node: Node, sizes: Sizes) -> Terms:
+    """queries · keys for the scores and results · keys for their sums of values, whatever a mask leaves out (Attention
+    of ONNX; MultiHeadAttention and GroupQueryAttention of onnxruntime). None where keys are packed, or added to a cache
+    that is not handed on."""
+    queries, keys, out = sizes(node.input(0)), sizes(node.input(1)), sizes(node.output)
+    cache = sizes(node.outputs[1]) if len(node.outputs) > 1 and not node.outputs[1].is_unused else []
+    has_past = node.input({"Attention": 4, "com.microsoft::MultiHeadAttention": 6}.get(node.op, 3)) is not None
+    if not queries or len(keys) not in (3, 4) or not out or (has_past and not cache):
+        return []
+    count = (cache or keys)[-2]
+    return [math.prod(queries) * count, math.prod(out) * count]
+
+
+def _projected_attention(node: Node, sizes: Sizes) -> Terms:
+    """onnxruntime's Attention, which also makes queries, keys and values of its input [batch, time, width]."""
+    data, weight, out = sizes(node.input(0)), sizes(node.input(1)), sizes(node.output)
+    if len(data) != 3 or not weight or not out or node.input(4) is not None:
+        return []
+    return [math.prod(data[:2]) * math.prod(weight), math.prod(out) * data[1], math.prod(out) * data[1]]
+
+
+_MACS: dict[str, Callable[[Node, Sizes], Terms]] = {
     "Conv": _conv, "ConvInteger": _conv, "QLinearConv": lambda node, sizes: _conv(node, sizes, 3),
     "com.microsoft::FusedConv": _conv, "ConvTranspose": _conv_transpose, "MatMul": _matmul, "MatMulInteger": _matmul,
     "QLinearMatMul": _matmul, "com.microsoft::FusedMatMul": _matmul, "com.microsoft::MatMulIntegerToFloat": _matmul,
-    "com.microsoft::DynamicQuantizeMatMul": _matmul, "Gemm": _gemm, "com.microsoft::FusedGemm": _gemm,
-    "com.microsoft::QGemm": _gemm,
+    "com.microsoft::DynamicQuantizeMatMul": _matmul, "com.microsoft::MatMulNBits": _matmul, "Gemm": _gemm,
+    "com.microsoft::FusedGemm": _gemm, "com.microsoft::QGemm": _gemm, "LSTM": _recurrent, "GRU": _recurrent,
+    "RNN": _recurrent, "com.microsoft::DynamicQuantizeLSTM": _recurrent, "Attention": _attention,
+    "com.microsoft::MultiHeadAttention": _attention, "com.microsoft::GroupQueryAttention": _attention,
+    "com.microsoft::Attention": _projected_attention,
 }  # fmt: skip
 LINEAR_MAPS = frozenset(_MACS)
 """Operators that multiply and accumulate."""
@@ -104,8 +140,8 @@ def macs_by_size(model: Model) -> dict[str, int]:
     total: dict[str, int] = {}
     for body in (model, *(f.body for f in model.functions.values())):
         for node in body.graph.walk():
-            count = _MACS[node.op](node, sizes) * _Monomial(1) if node.op in _MACS else _Monomial(0)
-            if count.factor:
-                key = "·".join(count.sizes)
-                total[key] = total.get(key, 0) + count.factor
+            for term in _MACS[node.op](node, sizes) if node.op in _MACS else ():
+                if term.factor:
+                    key = "·".join(term.sizes)
+                    total[key] = total.get(key, 0) + term.factor
     return total

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import onnx
 
-from ..ir import Model, TensorType, Value
-from ..ops import has_contrib_types, is_typed_here, type_of, update_types
+from ..ir import Graph, Model, TensorType, Value
+from ..ops import has_contrib_types, type_body_inputs, type_of, update_types
 from .emit import Emitter
 from .parts.stand_ins import put_stand_ins
 
@@ -26,18 +26,31 @@ def infer_types(model: Model) -> bool:
     try:
         inferred = onnx.shape_inference.infer_shapes(skeleton.SerializeToString(), data_prop=True)
     except Exception:  # InferenceError, RuntimeError or DecodeError, for a model that contradicts itself
-        for graph in model.graph.graphs():
-            for node in graph:
-                update_types(node)
+        for node in model.graph:
+            update_types(node)
+        _infer_bodies(model.graph, every=True)
         return False
     _store(inferred.graph, emitter.values)
-    _infer_behind_untyped(model)
+    _infer_bodies(model.graph)
+    _infer_behind_contrib(model)
     return True
 
 
-def _infer_behind_untyped(model: Model) -> None:
-    """Types from the first operator on (onnxruntime's own, some of ai.onnx.ml) that ONNX's inference leaves untyped;
-    behind them it makes up a name where a size, such as the number of sizes that Shape gives, follows from theirs."""
+def _infer_bodies(graph: Graph, every: bool = False) -> None:
+    """Types of what bodies take, which ONNX's inference does not tell, and then of their nodes that lack them, or of
+    every one."""
+    for node in graph:
+        type_body_inputs(node)
+        for body in node.subgraphs:
+            for inner in body:
+                if every or any(_lacks_size(value) for value in inner.outputs):
+                    update_types(inner)
+            _infer_bodies(body, every)
+
+
+def _infer_behind_contrib(model: Model) -> None:
+    """Types from the first of onnxruntime's own operators on, which ONNX's inference leaves untyped; behind them it
+    makes up a name where a size, such as the number of sizes that Shape gives, follows from theirs."""
     for graph in model.graph.graphs():
         is_behind = False
         for node in graph:

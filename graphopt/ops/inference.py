@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Hashable, Mapping, Sequence
 from typing import TYPE_CHECKING
 
-from ..ir import Constant, DType, Node, TensorType, Type, refine
+from ..ir import Constant, Dim, DType, Graph, Node, TensorType, Type, refine
 from .contrib import contrib_types, has_contrib_types
 from .protos import tensor_proto, type_of, type_proto, write_attributes
 from .schemas import schema
@@ -78,6 +78,39 @@ def update_types(node: Node) -> bool:
         if new != value.type:
             value.type, changed = new, True
     return changed
+
+
+def type_body_inputs(node: Node) -> None:
+    """Set the types of what the body of a Scan or Loop takes, of which a file need not tell any, from the operands.
+
+    A Scan's state keeps its shape, and of a scanned operand the body takes one slice (ONNX, from opset 9). What a Loop
+    hands on may change its shape at each step: only its element type follows.
+    """
+    body = node.attrs.get("body")
+    if node.op not in ("Scan", "Loop") or not isinstance(body, Graph) or len(body.inputs) != len(node.inputs):
+        return  # another number is that of the Scan of opset 8
+    for slot, (inner, value) in enumerate(zip(body.inputs, node.inputs)):
+        kind = None if value is None else value.type
+        if node.op == "Loop":
+            dtype = _OF_STEP[slot] if slot < len(_OF_STEP) else getattr(kind, "dtype", None)
+            kind = None if dtype is None else TensorType(dtype)
+        elif isinstance(kind, TensorType) and kind.shape is not None:
+            kind = TensorType(kind.dtype, _slice_of(kind.shape, node, slot))
+        inner.type = refine(inner.type, kind)
+
+
+_OF_STEP = DType.INT64, DType.BOOL
+"""What the body of a Loop takes first: the number of the step, and the condition."""
+
+
+def _slice_of(shape: tuple[Dim, ...], scan: Node, slot: int) -> tuple[Dim, ...]:
+    """The shape in which the body of a Scan takes an operand of this shape."""
+    given = int(scan.attrs["num_scan_inputs"])
+    place = slot - (len(scan.inputs) - given)
+    if place < 0 or not shape:
+        return shape
+    axis = int((scan.attrs.get("scan_input_axes") or (0,) * given)[place]) % len(shape)
+    return (*shape[:axis], *shape[axis + 1 :])
 
 
 _Types = tuple["Type | None", ...]

@@ -154,13 +154,14 @@ def stalled(
             continue
         if node_macs(node) < node_macs(original) and seconds >= _STALLED * before[original]:
             macs, time = node_macs(node) / node_macs(original), seconds / before[original]
-            layers.append(StalledLayer(label(node), macs, time, _why(node, seconds)))
+            layers.append(StalledLayer(label(node), macs, time, _why(node, original, seconds)))
     return tuple(layers)
 
 
-def _why(node: Node, seconds: float) -> str:
-    weight = node.constant(1)
-    widths = () if weight is None else weight.shape[:2]
+def _why(node: Node, original: Node, seconds: float) -> str:
+    weight, whole = node.constant(1), original.constant(1)
+    sizes = () if weight is None or whole is None else zip(weight.shape, whole.shape)
+    widths = [now for now, before in sizes if now < before]
     if any(width > 1 and width % _VECTOR for width in widths):
         return f"a width of {' or '.join(map(str, widths))} does not fill vectors of {_VECTOR}"
     if seconds < _CALL_SECONDS:

@@ -7,11 +7,14 @@ from __future__ import annotations
 
 import numpy as np
 
+from ...calibration import shapes_at
 from ...compress.choices import FLOAT32, chosen_for, layer_names, word_of
 from ...compress.context import StageContext
 from ...compress.report import StageReport
 from ...errors import Declined
 from ...ir import DType, Model, Node, Value, clone_model
+from ...measure import figures, macs_at, macs_values
+from ...onnx_io import is_large
 from ...ops import attr
 from .candidates.calibrated_model import timing_feed
 from .candidates.units import RECURRENT, check_wanted
@@ -39,7 +42,8 @@ def quantize_recurrent(model: Model, options: Quantize, context: StageContext) -
     copy = clone_model(model)
     names, word, settled = layer_names(copy.graph), word_of(options.mode, 8), dict[str, str]()
     choices = chosen_for(names, options.layers)
-    for node in list(copy.graph):
+    chosen: list[Node] = []
+    for original, node in zip(model.graph.snapshot(), copy.graph.snapshot()):
         if node.op not in RECURRENT:
             continue
         name = node.name or node.output.name or node.op
@@ -52,6 +56,7 @@ def quantize_recurrent(model: Model, options: Quantize, context: StageContext) -
             refused.append((name, declined.reason))
             continue
         settled[names[node]] = word
+        chosen.append(original)
         worst: int | None = None
         if options.mode == "weights":
             _store(copy, node, options)
@@ -73,9 +78,11 @@ def quantize_recurrent(model: Model, options: Quantize, context: StageContext) -
         refusals = (*refused, *((layer.name, reason) for layer in layers))
         return QuantizedParts(model, (), refusals, choices=dict.fromkeys(settled, FLOAT32))
     pace = "" if speedup is None else f", {speedup:.2f}× as fast with them as without"
-    facts = QuantizeFigures(layers=len(layers))
+    macs = macs_at(model, {} if is_large(model) else shapes_at(model, macs_values(model), timing_feed(context)))
+    share = sum(macs[node] for node in chosen) / (sum(macs.values()) or 1)
+    facts = QuantizeFigures(layers=len(layers), share_of_macs=share)
     report = StageReport("recurrent layers", f"{len(layers)} in int8{pace}", tuple(layers), facts)
-    return QuantizedParts(copy, ((report, 0),), tuple(refused), speedup, settled)
+    return QuantizedParts(copy, ((report, figures(model).macs),), tuple(refused), speedup, settled)
 
 
 def _check(node: Node, name: str, options: Quantize, target: str) -> None:

@@ -136,13 +136,22 @@ def _quantize_root(model: Model, ready: Model, options: Quantize, context: Stage
     calibrated = calibrate_model(ready, options, context)
     if not any(u.linear is not None for u in calibrated.assignment.units):
         chosen_units(calibrated)
-        reason = "left float: no convolution or matrix product with constant weights can be quantized"
+        reason = _no_layer(ready, options.mode)
         refused = calibrated.units.refused
         return model, StageReport(f"quantize {options.mode}", reason, refused=refused, changed=False)
     calibrated = with_harmless_tables(with_best_method(calibrated, context), context)
     decision = decide(model, with_bias_correction(calibrated, context), context)
     report = report_decision(decision, context.calibration.is_synthetic)
     return (model if decision.model is None else decision.model), report
+
+
+def _no_layer(model: Model, mode: str) -> str:
+    """Why a mode leaves a model float: what it takes, and which modes take the convolutions that there are."""
+    taken = "matrix products (MatMul, Gemm)" if mode == "dynamic" else "convolutions and matrix products"
+    reason = f"left float: mode {mode} takes {taken} with constant weights, and the model has none that it can quantize"
+    if mode != "dynamic" or not any(node.op == "Conv" for node in model.graph):
+        return reason
+    return f"{reason}; convolutions need mode static (calibration data, for speed) or weights (for a smaller file)"
 
 
 def _raised(model: Model, options: Quantize, context: StageContext) -> Model:

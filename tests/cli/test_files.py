@@ -98,7 +98,7 @@ def test_pipes(model, tmp_path, graphopt_says):
 
 def test_options_that_change_nothing_are_told(model, tmp_path, graphopt_says):
     done = graphopt_says(
-        model, "--calibration", "no.npz", "--metric", "models.fashion:accuracy", "--dry-run", "--provenance-beside"
+        model, "--calibration", "synthetic", "--metric", "models.fashion:accuracy", "--dry-run", "--provenance-beside"
     )
     assert done.returncode == 0
     notes = [line for line in done.stderr.splitlines() if not line.startswith("  ")]

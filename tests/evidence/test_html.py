@@ -156,7 +156,7 @@ def test_more_nodes_are_not_praised_and_open_sizes_stay_symbols():
     shown = [n["o"] for n in drawn(text)["after"][0]["nodes"]]
     graph = drawn(text)["after"][0]
     assert graph["nodes"][graph["first"]]["o"] == "Conv", "the graph opens at a layer, not at a conversion"
-    assert result.report.after.operators["DequantizeLinear"] > 40
+    assert result.report.after.operators["DequantizeLinear"] > 30
     assert shown.count("DequantizeLinear") <= 3, "pairs and constants are drawn as plain lines"
     words = result.report.to_markdown("fashion", seconds=0)
     assert words.startswith("## fashion\n\n**") and "| nodes | 51 |" in words and "### Quantize static" in words

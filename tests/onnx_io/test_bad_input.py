@@ -262,3 +262,16 @@ def test_data_outside_is_not_sought_where_types_are_inferred(tmp_path, monkeypat
     (tmp_path / "elsewhere").mkdir()
     monkeypatch.chdir(tmp_path / "elsewhere")
     check(load(tmp_path / "m.onnx"))
+
+
+def test_what_onnxruntime_cannot_load_is_not_called_validated(tmp_path):
+    """With nothing changed there was nothing to compare, and the model was called equal without being loaded."""
+    node = onnx.helper.make_node("Mystery", ["x"], ["y"], domain="my.own")
+    x, y = (onnx.helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, [1, 4]) for name in "xy")
+    opsets = [onnx.helper.make_opsetid("", 17), onnx.helper.make_opsetid("my.own", 1)]
+    model = onnx.helper.make_model(onnx.helper.make_graph([node], "g", [x], [y]), opset_imports=opsets, ir_version=8)
+    made = graphopt.optimize(model)
+    reason = made.report.reason
+    assert made.report.status == "unverified" and made.model == model and "validated" not in str(made.report)
+    assert reason.startswith("nothing was changed; onnxruntime cannot load the model: ") and "my.own:Mystery" in reason
+    assert "\n" not in reason

@@ -107,3 +107,39 @@ def test_sizes_are_followed_through_products_of_stored_weights() -> None:
     graph = load(proto).graph
     assert str(graph.outputs[0].type) == "f32[batch,4,seq,16]"
     assert {v.name for v in graph.inputs} == {"ids"}
+
+
+BODY = """agraph (h, r) => (n, o) { p = MatMul(r, w) a = Add(p, h) n = Tanh(a) o = Transpose<perm = [1, 0]>(n) }"""
+STEP = """agraph (i, c, k) => (d, m) { d = Identity(c) m = Tanh(k) }"""
+
+
+def bodies(scan: str, loop: str = STEP) -> onnx.ModelProto:
+    """A Scan over the middle axis of x and a Loop, whose bodies declare no types."""
+    return onnx.parser.parse_model(f"""<ir_version: 8, opset_import: ["" : 17]>
+        net (float[2,8] s, float[2,T,4] x, int64 steps, bool go) => (float[2,8] e, float[T,8,2] y, float[2,8] z)
+        <float[4,8] w = {{{", ".join(["0"] * 32)}}}>
+        {{ e, y = Scan<num_scan_inputs = 1, scan_input_axes = [1], body = {scan.replace("agraph", "body")}>(s, x)
+           z = Loop<body = {loop.replace("agraph", "step")}>(steps, go, s) }}""")
+
+
+def types_in(model, op: str) -> dict[str, str]:
+    (node,) = [node for node in model.graph if node.op == op]
+    (body,) = node.subgraphs
+    return {v.name: str(v.type) for v in (*body.inputs, *(v for inner in body for v in inner.outputs))}
+
+
+def test_bodies_take_the_types_of_operands():
+    """ONNX's inference types the nodes of a Scan's body, not what it takes, and of a Loop's neither."""
+    model = load(bodies(BODY))
+    assert types_in(model, "Scan") == {
+        "h": "f32[2,8]", "r": "f32[2,4]", "p": "f32[2,8]", "a": "f32[2,8]", "n": "f32[2,8]", "o": "f32[8,2]",
+    }  # fmt: skip
+    assert types_in(model, "Loop") == {"i": "i64[*]", "c": "b8[*]", "k": "f32[*]", "d": "b8[]", "m": "f32[*]"}
+
+
+def test_bodies_are_typed_where_onnx_rejects_the_model(monkeypatch):
+    def reject(*_, **__):
+        raise RuntimeError("a model that contradicts itself")
+
+    monkeypatch.setattr(onnx.shape_inference, "infer_shapes", reject)
+    assert types_in(load(bodies(BODY)), "Scan")["o"] == "f32[8,2]"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 
 import graphopt
@@ -18,6 +19,7 @@ from graphopt.passes.prune.select.allocation import allocate
 from graphopt.passes.prune.select.costs import Costs, cost_of_nodes
 from models import fashion
 from tests import nets
+from tests.quantize.nets import parse
 
 FASHION = fashion.FOLDER / "fashion_cnn.onnx"
 SHAPES = ("attention", "c2f", "concat", "grouped", "residual", "shuffle", "squeeze_excite")
@@ -39,6 +41,27 @@ def test_the_predicted_share_is_that_of_the_pruned_model(name, kind):
     remove(again, kept)
     after = cost_of_nodes(kind, cut, feeds)
     assert share == pytest.approx(sum(after.values()) / sum(costs.values()), rel=0.02)
+
+
+@pytest.mark.parametrize("kind", ["macs", "parameters"])
+def test_products_with_the_state_of_a_recurrent_layer_stay(kind):
+    """h = relu(x W), y = GRU(h): channels of h scale W and the GRU's own W, not its R. Before, the GRU counted nothing,
+    and all of it was said to go with its inputs."""
+    rng, inputs, width, hidden = np.random.default_rng(0), 12, 64, 48
+    weights = {"w": (inputs, width), "gw": (1, 3 * hidden, width), "gr": (1, 3 * hidden, hidden)}
+    model = parse(
+        f"""<ir_version: 8, opset_import: ["" : 17]> net (float[7,N,{inputs}] x) => (float[7,1,N,{hidden}] y)
+        <{", ".join(f"float[{','.join(map(str, shape))}] {name}" for name, shape in weights.items())}>
+        {{ a = MatMul(x, w) h = Relu(a) y = GRU<hidden_size={hidden}>(h, gw, gr) }}""",
+        **{name: rng.standard_normal(shape) for name, shape in weights.items()},
+    )
+    made = graphopt.optimize(model, prune=graphopt.Prune(recover=False, round_to=1, **{kind: 0.7}), validate=False)
+    (kept,) = (array.dims[1] for array in made.model.graph.initializer if array.dims[0] == inputs)
+    steps = 7 if kind == "macs" else 1
+    counts = [steps * (inputs * n + 3 * hidden * (n + hidden)) for n in (width, kept)]
+    found = [f.macs if kind == "macs" else f.parameters for f in (made.report.before, made.report.after)]
+    assert kept < width and found == counts
+    assert 0.66 < counts[1] / counts[0] <= 0.7
 
 
 @pytest.mark.parametrize(("kind", "share"), [("macs", 0.5), ("macs", 0.3), ("parameters", 0.5)])

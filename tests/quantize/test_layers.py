@@ -180,6 +180,24 @@ def test_convolutions_that_a_mode_leaves_alone_are_told():
         "y": "onnxruntime is slow at convolutions quantized while they run",
         "z": "a transposed convolution",
     }
+    assert made.report.stages[0].summary == (
+        "left float: mode dynamic takes matrix products (MatMul, Gemm) with constant weights, and the model has none "
+        "that it can quantize; convolutions need mode static (calibration data, for speed) or weights (for a smaller "
+        "file)"
+    )
+
+
+@pytest.mark.parametrize(
+    "mode, taken",
+    [("static", "convolutions and matrix products"), ("dynamic", "matrix products (MatMul, Gemm)"),
+     ("weights", "convolutions and matrix products")],
+)  # fmt: skip
+def test_a_model_without_layers_is_told_what_the_mode_takes(mode, taken):
+    model = parse("""<ir_version: 8, opset_import: ["" : 17]> net (float[N,4] x) => (float[N,4] y) { y = Tanh(x) }""")
+    data = [{"x": np.random.default_rng(i).standard_normal((2, 4)).astype(np.float32)} for i in range(2)]
+    made = graphopt.optimize(model, quantize=mode, calibration=data)
+    told = f"mode {mode} takes {taken} with constant weights, and the model has none that it can quantize"
+    assert made.report.stages[0].summary == f"left float: {told}"
 
 
 @pytest.mark.parametrize("mode", ["static", "weights"])

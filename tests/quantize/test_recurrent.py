@@ -6,7 +6,8 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 import graphopt
-from graphopt.measure import Timing, ort_session
+from graphopt import onnx_io
+from graphopt.measure import Timing, figures, ort_session
 from graphopt.passes.quantize import recurrent as stage_of_recurrent
 
 GATES = {"LSTM": 4, "GRU": 3, "RNN": 1}
@@ -111,3 +112,45 @@ def test_every_mode_is_timed_and_stored_weights_stay_at_any_speed(op, mode, rati
         assert refusals(made)["layer"] == "does not gain on integers here"
     assert ("slower than float here (0.70×)" in stage.summary) == (stage.changed and ratio < 1)
     assert ("slower than float here" in caplog.text) == (stage.changed and ratio < 1)
+
+
+@pytest.mark.parametrize("layout", [0, 1])
+@pytest.mark.parametrize("op", GATES)
+@pytest.mark.parametrize("direction", ["forward", "bidirectional"])
+def test_every_step_multiplies_the_input_and_the_state(op, direction, layout):
+    """time · batch · directions · gates · hidden · (inputs + hidden), ONNX's equations written out."""
+    ways, gates, hidden = 2 if direction == "bidirectional" else 1, GATES[op], 32
+    model = recurrent(op, direction, hidden)
+    sizes = [6, 5] if not layout else [5, 6]
+    for i, size in enumerate(sizes):
+        model.graph.input[0].type.tensor_type.shape.dim[i].dim_value = size
+    model.graph.node[0].attribute.append(helper.make_attribute("layout", layout))
+    del model.graph.output[:], model.graph.node[0].output[1:]
+    model.graph.output.append(helper.make_empty_tensor_value_info("y"))
+    counted = figures(onnx_io.load(model))
+    assert counted.macs == 6 * 5 * ways * gates * hidden * (24 + hidden)
+    assert counted.macs_by_size == {"": counted.macs}
+
+
+def test_open_lengths_and_batches_are_factors():
+    model = recurrent("GRU")
+    for i, name in enumerate("TN"):
+        model.graph.input[0].type.tensor_type.shape.dim[i].dim_param = name
+    del model.graph.output[:]
+    model.graph.output.append(helper.make_empty_tensor_value_info("y"))
+    assert figures(onnx_io.load(model)).macs_by_size == {"N·T": 2 * 3 * 32 * (24 + 32)}
+
+
+@pytest.mark.parametrize("mode, op, target", [("weights", "GRU", "portable"), ("dynamic", "LSTM", "onnxruntime")])
+def test_the_share_on_integers_counts_recurrent_layers(mode, op, target):
+    """With one product behind it, left float: the layer's share is its own multiply-accumulates over all."""
+    model = recurrent(op)
+    head = numpy_helper.from_array(np.random.default_rng(1).standard_normal((32, 48)).astype(np.float32), "head")
+    model.graph.initializer.append(head)
+    model.graph.node.append(helper.make_node("MatMul", ["y", "head"], ["z"], name="head"))
+    del model.graph.output[:]
+    model.graph.output.append(helper.make_empty_tensor_value_info("z"))
+    made = quantized(model, mode, target, nodes_to_exclude=("head",))
+    layer, product = 6 * 2 * GATES[op] * 32 * (24 + 32), 6 * 2 * 32 * 48
+    assert made.report.stages[0].figures["share_of_macs"] == pytest.approx(layer / (layer + product))
+    assert made.report.before.macs == made.report.after.macs == layer + product

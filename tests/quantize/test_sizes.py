@@ -8,7 +8,7 @@ import pytest
 import graphopt
 from graphopt import onnx_io
 from graphopt.calibration import shapes_at
-from graphopt.measure import macs_at, macs_values
+from graphopt.measure import figures, macs_at, macs_values
 from graphopt.passes.quantize.candidates.assignment import Assignment
 from graphopt.passes.quantize.candidates.units import find_units
 from graphopt.passes.quantize.options import Quantize
@@ -52,6 +52,28 @@ def test_products_are_counted_at_the_sizes_of_the_sample(model):
         8 * 8 * 8 * 72,
         32,
     ]
+
+
+@pytest.mark.parametrize("cached", [False, True])
+def test_attention_multiplies_queries_with_keys_and_scores_with_values(cached):
+    """2 · 4 · 5 queries of 8 and values of 6, over 7 keys, or 7 and 3 of a cache. Fused, they counted nothing."""
+    past = ", float[2,4,3,8] pk, float[2,4,3,6] pv" if cached else ""
+    results = "float[2,4,5,6] y" + ", float[2,4,10,8] pr" * cached
+    model = parse(
+        f"""<ir_version: 11, opset_import: ["" : 23]>
+        net (float[2,4,5,8] q, float[2,4,7,8] k, float[2,4,7,6] v{past}) => ({results})
+        {{ y{", pr, ps" * cached} = Attention(q, k, v{", , pk, pv" * cached}) }}"""
+    )
+    assert figures(onnx_io.load(model)).macs == 2 * 4 * 5 * (8 + 6) * (10 if cached else 7)
+
+
+def test_the_attention_of_onnxruntime_also_makes_its_queries_keys_and_values():
+    model = parse(
+        """<ir_version: 8, opset_import: ["" : 17, "com.microsoft" : 1]>
+        net (float[N,5,16] x) => (float[N,5,16] y) <float[16,48] w, float[48] b>
+        { y = com.microsoft.Attention<num_heads = 4>(x, w, b) }"""
+    )
+    assert figures(onnx_io.load(model)).macs_by_size == {"N": 5 * 16 * 48 + 2 * 5 * 16 * 5}
 
 
 def test_the_reported_share_weighs_layers_as_the_sample_does():

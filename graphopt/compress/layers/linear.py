@@ -196,7 +196,7 @@ def linear_of(node: Node) -> Linear:
 def _layout(node: Node, weight: Array, has_bias: bool) -> tuple[int, int]:
     """The axis of the output channels in the weight, and the groups."""
     if node.op == "Conv":
-        if weight.ndim not in (3, 4):
+        if weight.ndim not in (3, 4, 5):
             raise Declined(f"a convolution over {weight.ndim - 2} axes", node)
         return 0, int(attr(node, "group", 1))
     if node.op == TRANSPOSED:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
@@ -12,6 +13,7 @@ from ....calibration.activations import Taps
 from ....equivalence.feeds import Feeds
 from ....ir import Array, Model, Node
 from ....measure import macs_at, macs_values, node_seconds
+from ....measure.macs import declared_sizes
 
 
 def cost_of_nodes(kind: str, model: Model, feeds: Feeds) -> dict[Node, float]:
@@ -51,8 +53,8 @@ class Costs:
         """float64[count]: the saving of removing one class alone."""
         saved = np.zeros(facts.count)
         for cost, ends in self._ends(facts):
-            for classes in ends:
-                np.add.at(saved, classes, cost / len(classes))
+            for classes in ends.classes:
+                np.add.at(saved, classes, cost * ends.part / len(classes))
         return saved
 
     def share(self, facts: ChannelFacts, kept: Array) -> float:
@@ -64,26 +66,44 @@ class Costs:
         return Costs(self._left(facts, kept), self.total)
 
     def _left(self, facts: ChannelFacts, kept: Array) -> dict[Node, float]:
-        ends = _ends_of_layers(facts)
         left = {}
-        for node, cost in self.of.items():
-            factors = [float(kept[classes].mean()) for classes in ends.get(node) or _ends_of(node, facts)]
-            left[node] = cost * float(np.prod(factors)) if factors else cost
+        for cost, ends in self._ends(facts):
+            share = float(np.prod([float(kept[classes].mean()) for classes in ends.classes]))
+            left[ends.node] = cost * (share if ends.part == 1.0 else 1.0 - ends.part * (1.0 - share))
         return left
 
-    def _ends(self, facts: ChannelFacts) -> Iterator[tuple[float, list[Classes]]]:
+    def _ends(self, facts: ChannelFacts) -> Iterator[tuple[float, _Ends]]:
         ends = _ends_of_layers(facts)
         for node, cost in self.of.items():
-            yield cost, ends.get(node) or _ends_of(node, facts)
+            yield cost, ends.get(node) or _Ends(node, _ends_of(node, facts))
 
 
-def _ends_of_layers(facts: ChannelFacts) -> dict[Node, list[Classes]]:
-    """The classes on the outputs, and on the inputs, of each layer; once for a depthwise layer."""
+@dataclass(frozen=True, slots=True)
+class _Ends:
+    """The classes on the outputs, and on the inputs, of a node; `part`: the share of its cost that they scale."""
+
+    node: Node
+    classes: list[Classes]
+    part: float = 1.0
+
+
+def _ends_of_layers(facts: ChannelFacts) -> dict[Node, _Ends]:
+    """The ends of each layer: a depthwise layer has them once, and a recurrent one its inputs, which leave the products
+    with its state."""
     ends = {}
     for layer in facts.layers:
         both = (layer.outputs,) if layer.kind == "depthwise" else (layer.outputs, layer.inputs)
-        ends[layer.node] = [classes for classes in both if classes is not None and len(classes)]
+        part = _part_of_inputs(layer.node) if layer.kind == "recurrent" else 1.0
+        found = [classes for classes in both if classes is not None and len(classes)]
+        if found:
+            ends[layer.node] = _Ends(layer.node, found, part)
     return ends
+
+
+def _part_of_inputs(recurrent: Node) -> float:
+    """The share of inputs / (inputs + hidden) in a step of a recurrent layer."""
+    weights, state = (declared_sizes(recurrent.input(slot)) for slot in (1, 2))
+    return math.prod(weights) / (math.prod(weights) + math.prod(state)) if weights and state else 1.0
 
 
 def _ends_of(node: Node, facts: ChannelFacts) -> list[Classes]:
