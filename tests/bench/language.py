@@ -77,14 +77,18 @@ def form(word: str) -> str:
     return word
 
 
-def scores_on(session, prompts: Prompts, windows: np.ndarray, expected: list[np.ndarray]) -> tuple[TokenScores, float]:
-    """Sums over all windows, and the share of positions with the same likeliest token; fills `expected` if empty."""
+def scores_on(session, prompts: Prompts, windows: np.ndarray, expected: Path) -> tuple[TokenScores, float]:
+    """Sums over all windows, and the share of positions with the same likeliest token; fills `expected` if empty.
+
+    Logits of the float model lie in the folder `expected`: with 262,144 words they are 0.5 GB a window of 512 tokens.
+    """
     scores, same = TokenScores(), []
-    if not expected:
-        expected += [_logits(session.run(prompts.feed(window))) for window in windows]
-    for window, reference in zip(windows, expected):
-        feed = prompts.feed(window)
+    for number, window in enumerate(windows):
+        feed, kept = prompts.feed(window), expected / f"{number}.npy"
         result = _logits(session.run(feed))
+        if not kept.exists():
+            np.save(kept, result)
+        reference = np.load(kept, mmap_mode="r")
         scores.add(reference, result, feed)
         same.append((reference.argmax(-1) == result.argmax(-1)).mean())
     return scores, float(np.mean(same))
@@ -111,17 +115,17 @@ def main() -> None:
     prompts = Prompts.of(source)
     if prompts is None:
         raise SystemExit(f"skipped: {asked.model} takes more than tokens, mask, positions and caches")
-    evaluation, expected = windows["evaluation"][: asked.windows], list[np.ndarray]()
+    evaluation = windows["evaluation"][: asked.windows]
 
     def judge(name: str, path: Path, seconds: float) -> None:
-        scores, same = scores_on(open_runnable(path).session(optimize=True), prompts, evaluation, expected)
+        scores, same = scores_on(open_runnable(path).session(optimize=True), prompts, evaluation, Path(folder))
         size, perplexity = os.path.getsize(path) / 1e6, (scores.perplexity or (0.0, 0.0))[1]
         cells = f"{size:.1f}", f"{perplexity:.2f}", f"{scores.divergence:.4f}", f"{same:.1%}", f"{seconds:.0f}"
         print(f"{name:14}" + "".join(f"{cell:>12}" for cell in cells), flush=True)
 
     print(f"{'form':14}" + "".join(f"{title:>12}" for title in ("MB", "perplexity", "KL", "same token", "CPU s")))
-    judge("float", asked.model, 0.0)
     with tempfile.TemporaryDirectory(prefix="graphopt-") as folder:
+        judge("float", asked.model, 0.0)
         for name in asked.forms:
             start, output = time.process_time(), Path(folder, f"{name}.onnx")
             reason = made(name, asked.model, windows, asked.prompts, output)

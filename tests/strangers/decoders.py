@@ -151,7 +151,8 @@ def write(
 def write_decoder(model: Any, path: Path, exporter: str) -> None:
     """Export a step of a decoder."""
     config = model.config
-    heads, size = getattr(config, "num_key_value_heads", HEADS), config.hidden_size // config.num_attention_heads
+    heads = getattr(config, "num_key_value_heads", HEADS)
+    size = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
     pasts = [torch.randn(2, heads, 5, size) for _ in range(2 * config.num_hidden_layers)]
     kinds = [f"{layer}.{kind}" for layer in range(config.num_hidden_layers) for kind in ("key", "value")]
     names = ["input_ids", "attention_mask", "position_ids", *(f"past_key_values.{kind}" for kind in kinds)]
