@@ -24,7 +24,7 @@ import onnx
 
 import graphopt
 from graphopt.calibration import Prompts
-from graphopt.equivalence.runnable import RunnableModel, open_runnable
+from graphopt.equivalence.runnable import open_runnable
 from graphopt.measure.tokens import TokenScores
 
 OURS = {
@@ -111,8 +111,7 @@ def main() -> None:
         if not path.is_file():
             raise SystemExit(f"skipped: {path} is not there")
     windows = dict(np.load(asked.windows_file))
-    source: RunnableModel = open_runnable(asked.model)
-    prompts = Prompts.of(source)
+    prompts = Prompts.of(open_runnable(asked.model))
     if prompts is None:
         raise SystemExit(f"skipped: {asked.model} takes more than tokens, mask, positions and caches")
     evaluation = windows["evaluation"][: asked.windows]
