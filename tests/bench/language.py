@@ -5,9 +5,9 @@ token windows [N, S]: `calibration`, `calibration_without_bos` (optional) and `e
 a file: megabytes, perplexity on `evaluation` and KL against the float model there, both from an empty cache, agreement
 of the likeliest token, and the processor time that the file cost. Forms: int8 and int4 with data, int4 with prompts
 that begin elsewhere (`int4-no-bos`), int4 without data (`int4-alone`), int3 and int2, mode dynamic, a budget of bits
-a weight with data (`mixed-5.5`), and onnxruntime's `ort-rtn` and `ort-k-quant`,
-which are left out with a reason where it lacks them. `python -m tests.strangers.smollm2 FOLDER` makes both files of
-SmolLM2-135M.
+a weight with data (`mixed-5.5`), and onnxruntime's `ort-rtn`, `ort-k-quant`, and, where they are asked for, `ort-hqq`
+(needs torch) and `ort-gptq` (runs the whole model for each product): left out with a reason where it lacks them.
+`python -m tests.strangers.smollm2 FOLDER` makes both files of SmolLM2-135M, `tests.strangers.gemma3` of Gemma-3-270M.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ import os
 import re
 import tempfile
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -24,6 +25,7 @@ import onnx
 
 import graphopt
 from graphopt.calibration import Prompts
+from graphopt.equivalence.feeds import Feeds
 from graphopt.equivalence.runnable import open_runnable
 from graphopt.measure.tokens import TokenScores
 
@@ -33,13 +35,16 @@ OURS = {
     "int2": ("int2", "calibration"), "dynamic": ("dynamic", "calibration"),
 }  # fmt: skip
 """The weights' type, or mode dynamic, and the name of the data, "" for none."""
-RIVALS = ("ort-rtn", "ort-k-quant")
+RIVALS = ("ort-rtn", "ort-k-quant", "ort-hqq", "ort-gptq")
 MIXED = "mixed-"
 """Stands before a budget of bits a weight."""
 
 
-def made(form: str, model: Path, windows: dict[str, np.ndarray], prompts: int, output: Path) -> str:
-    """Write the form of the model; the reason where that cannot be, else ""."""
+def made(
+    form: str, model: Path, windows: dict[str, np.ndarray], prompts: int, feed: Callable[[np.ndarray], Feeds],
+    output: Path,
+) -> str:  # fmt: skip
+    """Write the form of the model, whose feeds of a window are `feed`'s; the reason where that cannot be, else ""."""
     if form in OURS or form.startswith(MIXED):
         kind, data = OURS.get(form, ("int8", "calibration"))
         if data and data not in windows:
@@ -57,11 +62,13 @@ def made(form: str, model: Path, windows: dict[str, np.ndarray], prompts: int, o
         from onnxruntime.quantization import matmul_nbits_quantizer as rival
     except ImportError as error:
         return f"onnxruntime.quantization: {error}"
-    if form == "ort-rtn":
-        config = rival.DefaultWeightOnlyQuantConfig(block_size=32, is_symmetric=True, accuracy_level=4)
-    else:
-        config = rival.KQuantWeightOnlyQuantConfig()
-    quantizer = rival.MatMulNBitsQuantizer(onnx.load(model), algo_config=config)
+    configs = {
+        "ort-rtn": lambda: rival.DefaultWeightOnlyQuantConfig(block_size=32, is_symmetric=True, accuracy_level=4),
+        "ort-k-quant": rival.KQuantWeightOnlyQuantConfig,
+        "ort-hqq": lambda: rival.HQQWeightOnlyQuantConfig(block_size=32),
+        "ort-gptq": lambda: rival.GPTQWeightOnlyQuantConfig([*map(feed, windows["calibration"][:prompts])]),
+    }
+    quantizer = rival.MatMulNBitsQuantizer(onnx.load(model), algo_config=configs[form]())
     try:
         quantizer.process()
     except ImportError as error:
@@ -103,7 +110,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("model", type=Path)
     parser.add_argument("windows_file", type=Path, metavar="WINDOWS")
-    parser.add_argument("--forms", nargs="*", default=[*OURS, *RIVALS], type=form)
+    parser.add_argument("--forms", nargs="*", default=[*OURS, *RIVALS[:2]], type=form)
     parser.add_argument("--windows", type=int, default=8)
     parser.add_argument("--prompts", type=int, default=10)
     asked = parser.parse_args()
@@ -127,7 +134,7 @@ def main() -> None:
         judge("float", asked.model, 0.0)
         for name in asked.forms:
             start, output = time.process_time(), Path(folder, f"{name}.onnx")
-            reason = made(name, asked.model, windows, asked.prompts, output)
+            reason = made(name, asked.model, windows, asked.prompts, prompts.feed, output)
             if reason:
                 print(f"{name:14}left out: {reason}", flush=True)
             else:
