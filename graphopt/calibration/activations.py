@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence, Set
 from typing import TypeVar
 
 from ..equivalence.feeds import Feeds
+from ..equivalence.onnx_graph import keep_read
 from ..equivalence.runnable import RunnableModel, folder_of
 from ..equivalence.tapped import TappedSession
 from ..ir import Array, Model, Value
@@ -25,8 +26,9 @@ BUDGET = 1 << 28
 class Taps:
     """An emitted model whose values can be read: inputs, results and inner values of the root graph.
 
-    `readable` holds `values` without constants and values of nested graphs. The model may change meanwhile: values are
-    read from the emitted copy. Inputs that a sample omits take their `defaults`.
+    `values` that are constants or belong to nested graphs are left out; `readable` holds the others. The model may
+    change meanwhile: values are read from the copy that was emitted, without nodes that none of them needs. Inputs that
+    no sample feeds are their `defaults`.
 
     peaks: values [N, C, space…] of which only the largest element of each channel is read. onnxruntime computes it in
     its own blocked layout, where returning the whole value takes a pass to reorder and one to copy. Values with peaks
@@ -46,13 +48,16 @@ class Taps:
         self.peaks = add_peaks(proto.graph, self.names, [v for v in values if v in peaks])
         for value in () if self.peaks is None else self.peaks.channels:
             del self.names[value]
-        self.source, self.threads = RunnableModel(proto, None, folder_of(model), lender.lent), threads
+        if self.results:  # scores of all tokens at each position are often the most that a run takes
+            keep_read(proto.graph, self.results)
+        lent = {t.name: lender.lent[t.name] for t in proto.graph.initializer if t.name in lender.lent}
+        self.source, self.threads = RunnableModel(proto, None, folder_of(model), lent), threads
         self._session: TappedSession | None = None
         self.readable = tuple(v for v in values if v in self.inputs or v in self.names)
 
     @property
     def results(self) -> tuple[str, ...]:
-        """The names of the outputs that sessions add to the model's own; peaks last."""
+        """The names of the results that sessions have; peaks last."""
         return (*self.names.values(), *(() if self.peaks is None else (PEAKS,)))
 
     def open(self, threads: int | None) -> TappedSession:

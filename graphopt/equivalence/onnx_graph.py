@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from math import prod
 
 import numpy as np
@@ -27,6 +27,25 @@ def _walk(nodes: Iterable[onnx.NodeProto]) -> Iterator[onnx.NodeProto]:
         yield node
         for graph in nested_graphs(node):
             yield from _walk(graph.node)
+
+
+def keep_read(graph: onnx.GraphProto, names: Collection[str]) -> None:
+    """Remove results that are not among `names`, and nodes and weights that only such results need."""
+    read = {*names, *(v.name for v in graph.input)}  # inputs keep their defaults
+    for i in reversed(range(len(graph.node))):
+        node = graph.node[i]
+        if read.isdisjoint(node.output):
+            del graph.node[i]
+            continue
+        read.update(node.input)
+        for inner in _walk([node]):
+            for nested in nested_graphs(inner):  # which read values of the graphs around them
+                read.update(v.name for v in nested.output)
+                read.update(name for one in nested.node for name in one.input)
+    for held, kept in ((graph.output, names), (graph.initializer, read)):
+        for i in reversed(range(len(held))):
+            if held[i].name not in kept:
+                del held[i]
 
 
 class GraphIndex:

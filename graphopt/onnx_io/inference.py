@@ -5,7 +5,7 @@ from __future__ import annotations
 import onnx
 
 from ..ir import Graph, Model, TensorType, Value
-from ..ops import has_contrib_types, type_body_inputs, type_of, update_types
+from ..ops import has_contrib_types, is_typed_here, nested_graphs, type_body_inputs, type_of, update_types
 from .emit import Emitter
 from .parts.stand_ins import put_stand_ins
 
@@ -32,13 +32,13 @@ def infer_types(model: Model) -> bool:
         return False
     _store(inferred.graph, emitter.values)
     _infer_bodies(model.graph)
-    _infer_behind_contrib(model)
+    _infer_behind_untyped(model)
     return True
 
 
 def _infer_bodies(graph: Graph, every: bool = False) -> None:
-    """Types of what bodies take, which ONNX's inference does not tell, and then of their nodes that lack them, or of
-    every one."""
+    """Infer the types of the inputs of nested bodies, which ONNX's inference leaves open, then of the bodies' nodes
+    without them; `every`: of all of the bodies' nodes."""
     for node in graph:
         type_body_inputs(node)
         for body in node.subgraphs:
@@ -48,9 +48,9 @@ def _infer_bodies(graph: Graph, every: bool = False) -> None:
             _infer_bodies(body, every)
 
 
-def _infer_behind_contrib(model: Model) -> None:
-    """Types from the first of onnxruntime's own operators on, which ONNX's inference leaves untyped; behind them it
-    makes up a name where a size, such as the number of sizes that Shape gives, follows from theirs."""
+def _infer_behind_untyped(model: Model) -> None:
+    """Types from the first operator on (onnxruntime's own, some of ai.onnx.ml) that ONNX's inference leaves untyped;
+    behind them it makes up a name where a size, such as the number of sizes that Shape gives, follows from theirs."""
     for graph in model.graph.graphs():
         is_behind = False
         for node in graph:
@@ -66,12 +66,8 @@ def _store(graph: onnx.GraphProto, values: dict[str, Value]) -> None:
             if value is not None and value.constant is None and value.producer is not None:
                 value.type = type_of(info.type) or value.type
     for node in graph.node:
-        for attribute in node.attribute:
-            if attribute.type == onnx.AttributeProto.GRAPH:
-                _store(attribute.g, values)
-            elif attribute.type == onnx.AttributeProto.GRAPHS:
-                for nested in attribute.graphs:
-                    _store(nested, values)
+        for nested in nested_graphs(node):
+            _store(nested, values)
 
 
 def _lacks_size(value: Value) -> bool:

@@ -1,14 +1,13 @@
 """Weights of a decoder: `python -m tests.bench.language MODEL WINDOWS [--forms FORM …] [--windows N] [--prompts N]`.
 
-MODEL takes tokens, and optionally mask, positions and caches, as exporters of decoders write them. WINDOWS is an .npz
-with token windows [N, S]: `calibration`, `calibration_without_bos` (optional) and `evaluation`, from different texts.
-One row per file: megabytes, perplexity on `evaluation` and KL against the float model there, both from an empty cache,
-agreement of the likeliest token, and the processor time to produce the file. Forms: int8 and int4 with data, int4 with
-prompts that begin elsewhere (`int4-no-bos`), int4 without data (`int4-alone`), int3 and int2, mode dynamic, a budget of
-bits
-a weight with data (`mixed-5.5`), and onnxruntime's `ort-rtn` and `ort-k-quant`,
-which are skipped with a reason where onnxruntime lacks them. `python -m tests.strangers.smollm2 FOLDER` writes both
-files of SmolLM2-135M.
+MODEL takes tokens, and mask, positions and caches beside, as exporters of decoders write them. WINDOWS is an .npz with
+token windows [N, S]: `calibration`, `calibration_without_bos` (optional) and `evaluation`, from different texts. A row
+a file: megabytes, perplexity on `evaluation` and KL against the float model there, both from an empty cache, agreement
+of the likeliest token, and the processor time that the file cost. Forms: int8 and int4 with data, int4 with prompts
+that begin elsewhere (`int4-no-bos`), int4 without data (`int4-alone`), int3 and int2, mode dynamic, a budget of bits
+a weight with data (`mixed-5.5`), and onnxruntime's `ort-rtn`, `ort-k-quant`, and, where they are asked for, `ort-hqq`
+(needs torch) and `ort-gptq` (runs the whole model for each product): left out with a reason where it lacks them.
+`python -m tests.strangers.smollm2 FOLDER` makes both files of SmolLM2-135M, `tests.strangers.gemma3` of Gemma-3-270M.
 """
 
 from __future__ import annotations
@@ -18,6 +17,7 @@ import os
 import re
 import tempfile
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -25,7 +25,8 @@ import onnx
 
 import graphopt
 from graphopt.calibration import Prompts
-from graphopt.equivalence.runnable import RunnableModel, open_runnable
+from graphopt.equivalence.feeds import Feeds
+from graphopt.equivalence.runnable import open_runnable
 from graphopt.measure.tokens import TokenScores
 
 OURS = {
@@ -34,13 +35,16 @@ OURS = {
     "int2": ("int2", "calibration"), "dynamic": ("dynamic", "calibration"),
 }  # fmt: skip
 """The weights' type, or mode dynamic, and the name of the data, "" for none."""
-RIVALS = ("ort-rtn", "ort-k-quant")
+RIVALS = ("ort-rtn", "ort-k-quant", "ort-hqq", "ort-gptq")
 MIXED = "mixed-"
 """Stands before a budget of bits a weight."""
 
 
-def made(form: str, model: Path, windows: dict[str, np.ndarray], prompts: int, output: Path) -> str:
-    """Write the form of the model; the reason where that cannot be, else ""."""
+def made(
+    form: str, model: Path, windows: dict[str, np.ndarray], prompts: int, feed: Callable[[np.ndarray], Feeds],
+    output: Path,
+) -> str:  # fmt: skip
+    """Write the form of the model, whose feeds of a window are `feed`'s; the reason where that cannot be, else ""."""
     if form in OURS or form.startswith(MIXED):
         kind, data = OURS.get(form, ("int8", "calibration"))
         if data and data not in windows:
@@ -58,11 +62,13 @@ def made(form: str, model: Path, windows: dict[str, np.ndarray], prompts: int, o
         from onnxruntime.quantization import matmul_nbits_quantizer as rival
     except ImportError as error:
         return f"onnxruntime.quantization: {error}"
-    if form == "ort-rtn":
-        config = rival.DefaultWeightOnlyQuantConfig(block_size=32, is_symmetric=True, accuracy_level=4)
-    else:
-        config = rival.KQuantWeightOnlyQuantConfig()
-    quantizer = rival.MatMulNBitsQuantizer(onnx.load(model), algo_config=config)
+    configs = {
+        "ort-rtn": lambda: rival.DefaultWeightOnlyQuantConfig(block_size=32, is_symmetric=True, accuracy_level=4),
+        "ort-k-quant": rival.KQuantWeightOnlyQuantConfig,
+        "ort-hqq": lambda: rival.HQQWeightOnlyQuantConfig(block_size=32),
+        "ort-gptq": lambda: rival.GPTQWeightOnlyQuantConfig([*map(feed, windows["calibration"][:prompts])]),
+    }
+    quantizer = rival.MatMulNBitsQuantizer(onnx.load(model), algo_config=configs[form]())
     try:
         quantizer.process()
     except ImportError as error:
@@ -78,14 +84,18 @@ def form(word: str) -> str:
     return word
 
 
-def scores_on(session, prompts: Prompts, windows: np.ndarray, expected: list[np.ndarray]) -> tuple[TokenScores, float]:
-    """Sums over all windows, and the share of positions with the same likeliest token; fills `expected` if empty."""
+def scores_on(session, prompts: Prompts, windows: np.ndarray, expected: Path) -> tuple[TokenScores, float]:
+    """Sums over all windows, and the share of positions with the same likeliest token; fills `expected` if empty.
+
+    Logits of the float model lie in the folder `expected`: with 262,144 words they are 0.5 GB a window of 512 tokens.
+    """
     scores, same = TokenScores(), []
-    if not expected:
-        expected += [_logits(session.run(prompts.feed(window))) for window in windows]
-    for window, reference in zip(windows, expected):
-        feed = prompts.feed(window)
+    for number, window in enumerate(windows):
+        feed, kept = prompts.feed(window), expected / f"{number}.npy"
         result = _logits(session.run(feed))
+        if not kept.exists():
+            np.save(kept, result)
+        reference = np.load(kept, mmap_mode="r")
         scores.add(reference, result, feed)
         same.append((reference.argmax(-1) == result.argmax(-1)).mean())
     return scores, float(np.mean(same))
@@ -100,7 +110,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("model", type=Path)
     parser.add_argument("windows_file", type=Path, metavar="WINDOWS")
-    parser.add_argument("--forms", nargs="*", default=[*OURS, *RIVALS], type=form)
+    parser.add_argument("--forms", nargs="*", default=[*OURS, *RIVALS[:2]], type=form)
     parser.add_argument("--windows", type=int, default=8)
     parser.add_argument("--prompts", type=int, default=10)
     asked = parser.parse_args()
@@ -108,24 +118,23 @@ def main() -> None:
         if not path.is_file():
             raise SystemExit(f"skipped: {path} is not there")
     windows = dict(np.load(asked.windows_file))
-    source: RunnableModel = open_runnable(asked.model)
-    prompts = Prompts.of(source)
+    prompts = Prompts.of(open_runnable(asked.model))
     if prompts is None:
         raise SystemExit(f"skipped: {asked.model} takes more than tokens, mask, positions and caches")
-    evaluation, expected = windows["evaluation"][: asked.windows], list[np.ndarray]()
+    evaluation = windows["evaluation"][: asked.windows]
 
     def judge(name: str, path: Path, seconds: float) -> None:
-        scores, same = scores_on(open_runnable(path).session(optimize=True), prompts, evaluation, expected)
+        scores, same = scores_on(open_runnable(path).session(optimize=True), prompts, evaluation, Path(folder))
         size, perplexity = os.path.getsize(path) / 1e6, (scores.perplexity or (0.0, 0.0))[1]
         cells = f"{size:.1f}", f"{perplexity:.2f}", f"{scores.divergence:.4f}", f"{same:.1%}", f"{seconds:.0f}"
         print(f"{name:14}" + "".join(f"{cell:>12}" for cell in cells), flush=True)
 
     print(f"{'form':14}" + "".join(f"{title:>12}" for title in ("MB", "perplexity", "KL", "same token", "CPU s")))
-    judge("float", asked.model, 0.0)
     with tempfile.TemporaryDirectory(prefix="graphopt-") as folder:
+        judge("float", asked.model, 0.0)
         for name in asked.forms:
             start, output = time.process_time(), Path(folder, f"{name}.onnx")
-            reason = made(name, asked.model, windows, asked.prompts, output)
+            reason = made(name, asked.model, windows, asked.prompts, prompts.feed, output)
             if reason:
                 print(f"{name:14}left out: {reason}", flush=True)
             else:

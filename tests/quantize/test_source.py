@@ -9,7 +9,7 @@ import pytest
 
 import graphopt
 from graphopt import onnx_io
-from graphopt.calibration import observe, open_calibration, stream
+from graphopt.calibration import Taps, observe, open_calibration, stream
 from graphopt.measure import Quality, ort_session
 from tests.ops import decoders
 from tests.quantize.nets import convnet, images, parse
@@ -211,6 +211,31 @@ def test_inputs_that_no_sample_feeds_are_their_defaults():
     assert [float(arrays[a].max()) for arrays in seen] == [9, 0]
     observed = observe(model, [x, a], feeds)
     assert observed[a].high == 9 and observed[a].low == 0
+
+
+HEAD = """<ir_version: 10, opset_import: ["": 17]>
+g (float[B, 4] x, bool c, float[4] d = {1, 1, 1, 1}) => (float[B, 900] scores, float[B, 4] state)
+  <float[4, 4] w, float[4, 900] head, float[4] b> {
+    h = MatMul(x, w)
+    moved = Add(h, b)
+    state = If (c) <then_branch = t () => (float[B, 4] y) { y = Relu(moved) },
+                    else_branch = e () => (float[B, 4] z) { z = Neg(h) }>
+    scores = MatMul(state, head)
+}"""
+
+
+def test_what_no_value_needs_is_not_computed():
+    """Scores of all tokens may be the most that a run takes; what branches capture is needed, as are defaults."""
+    model = onnx_io.load(parse(HEAD))
+    product = next(node for node in model.graph if node.op == "MatMul" and node.inputs[0].name == "state")
+    taps = Taps(model, [product.inputs[0]])
+    graph = taps.source.proto.graph
+    assert [node.op_type for node in graph.node] == ["MatMul", "Add", "If"]
+    assert {t.name for t in graph.initializer} == {"w", "b", "d"} and [o.name for o in graph.output] == ["state"]
+    feed = {"x": np.ones((2, 4), np.float32), "c": np.array(False)}
+    (seen,) = taps.run(feed).values()
+    expected = ort_session(onnx_io.to_proto(model).SerializeToString()).run(["state"], feed)[0]
+    np.testing.assert_array_equal(seen, expected)
 
 
 def test_quality_counts_evaluations_and_measures_fidelity():

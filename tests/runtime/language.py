@@ -68,9 +68,12 @@ class Builder:
 
 
 def make_language_model(
-    bits: int = 4, *, zeros: bool = False, accuracy_level: int = 4, inner: int = INNER
+    bits: int = 4, *, zeros: bool = False, accuracy_level: int = 4, inner: int = INNER, truths: bool = False
 ) -> onnx.ModelProto:
-    """Two layers of a Llama with grouped heads, opset 23; inputs and outputs as Optimum names them."""
+    """Two layers of a Llama with grouped heads, opset 23; inputs and outputs as Optimum names them.
+
+    truths: the mask is of truth values.
+    """
     b = Builder(bits, zeros, accuracy_level)
     inside = HEADS * GROUPS * SIZE
     x = b.node(
@@ -84,7 +87,7 @@ def make_language_model(
     real = b.node("Unsqueeze", [b.node("Cast", ["attention_mask"], "real", to=TensorProto.BOOL), axes[2]], "real4")
     kept = b.node("And", [seen, real], "kept")
     zero, low = b.constant(np.float32(0), "zero"), b.constant(np.float32(-1e30), "low")
-    mask = b.node("Where", [kept, zero, low], "mask")
+    mask = kept if truths else b.node("Where", [kept, zero, low], "mask")
     turns = b.constant((100.0 ** -np.linspace(0, 1, SIZE // 2)).astype(np.float32), "turns")
     position = b.node("Cast", [b.node("Unsqueeze", ["position_ids", axes[1]], "p3")], "p", to=TensorProto.FLOAT)
     angles = b.node("Mul", [position, turns], "angles")

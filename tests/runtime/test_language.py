@@ -65,6 +65,17 @@ def test_results_are_those_of_onnxruntime(bits: int, zeros: bool) -> None:
     assert region.refusals == []
 
 
+def test_masks_may_be_truth_values() -> None:
+    """As exports of scaled_dot_product_attention have them; rows that a mask leaves nothing are zeros, too."""
+    model = make_language_model(truths=True)
+    session, other = on_kernels(model), stock(model)
+    for case in (*CASES, {"past": 9, "tokens": 2, "batch": 2, "padded": 11}):
+        given = feeds(**case)
+        assert_alike(session.run(None, given), other.run(None, given))
+    (region,) = session.regions
+    assert check_regions(session, feeds(5, 3))["CachedAttention"] == LAYERS and region.refusals == []
+
+
 @pytest.mark.parametrize(("bits", "zeros"), [(2, False), (2, True), (4, True), (8, False)])
 def test_every_operation_equals_its_reference(bits: int, zeros: bool) -> None:
     """Products bit for bit, one token and several."""

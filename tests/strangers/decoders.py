@@ -1,8 +1,9 @@
 """Exports of decoders with their caches, by both exporters: `python -m tests.strangers.decoders FOLDER [STYLE …]`.
 
-Needs torch and transformers (the extra `strangers`). Llama, Qwen2, Gemma, Phi and GPT-2 as STYLE-EXPORTER.onnx, with
-input_ids, attention_mask, position_ids and past_key_values.*, logits and present.*; T5, MarianMT and Whisper as folders
-with Optimum's names. Two layers of realistic width with random weights; each file is written once.
+Needs torch and transformers (the extra `strangers`). Llama, Qwen2, Gemma 1 and 3, Phi and GPT-2 as
+STYLE-EXPORTER.onnx, with input_ids, attention_mask, position_ids and past_key_values.*, logits and present.*; T5,
+MarianMT and Whisper as folders with Optimum's names. Two layers of realistic width with random weights; each file is
+written once.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ _SIZES = {
     "hidden_size": WIDTH, "intermediate_size": INNER, "num_hidden_layers": LAYERS, "num_attention_heads": HEADS,
     "num_key_value_heads": GROUPS, "vocab_size": WORDS, "max_position_embeddings": 2048,
 }  # fmt: skip
-DECODERS, PAIRS = ("llama", "qwen2", "gemma", "phi", "gpt2"), ("t5", "marian", "whisper")
+DECODERS, PAIRS = ("llama", "qwen2", "gemma", "gemma3", "phi", "gpt2"), ("t5", "marian", "whisper")
 OPSETS = {"script": 17, "dynamo": 18}
 
 
@@ -33,6 +34,14 @@ def decoder(style: str) -> Any:
         "llama": lambda: transformers.LlamaForCausalLM(transformers.LlamaConfig(**_SIZES)),
         "qwen2": lambda: transformers.Qwen2ForCausalLM(transformers.Qwen2Config(**_SIZES)),
         "gemma": lambda: transformers.GemmaForCausalLM(transformers.GemmaConfig(**_SIZES, head_dim=WIDTH // HEADS)),
+        "gemma3": lambda: transformers.Gemma3ForCausalLM(
+            transformers.Gemma3TextConfig(
+                **_SIZES,
+                head_dim=WIDTH // HEADS,
+                sliding_window=256,
+                layer_types=["sliding_attention", "full_attention"],
+            )
+        ),
         "phi": lambda: transformers.PhiForCausalLM(transformers.PhiConfig(**{**_SIZES, "num_key_value_heads": HEADS})),
         "gpt2": lambda: transformers.GPT2LMHeadModel(
             transformers.GPT2Config(n_embd=WIDTH, n_layer=LAYERS, n_head=HEADS, vocab_size=WORDS, n_positions=2048)
@@ -151,7 +160,8 @@ def write(
 def write_decoder(model: Any, path: Path, exporter: str) -> None:
     """Export a step of a decoder."""
     config = model.config
-    heads, size = getattr(config, "num_key_value_heads", HEADS), config.hidden_size // config.num_attention_heads
+    heads = getattr(config, "num_key_value_heads", HEADS)
+    size = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
     pasts = [torch.randn(2, heads, 5, size) for _ in range(2 * config.num_hidden_layers)]
     kinds = [f"{layer}.{kind}" for layer in range(config.num_hidden_layers) for kind in ("key", "value")]
     names = ["input_ids", "attention_mask", "position_ids", *(f"past_key_values.{kind}" for kind in kinds)]
@@ -200,10 +210,7 @@ def write_pair(style: str, exporter: str, folder: Path) -> None:
 
 def main() -> None:
     """Export the styles that are named, or all."""
-    folder, styles = (
-        Path(sys.argv[1]),
-        sys.argv[2:] or ["llama", "qwen2", "gemma", "phi", "gpt2", "t5", "marian", "whisper"],
-    )
+    folder, styles = Path(sys.argv[1]), sys.argv[2:] or [*DECODERS, *PAIRS]
     folder.mkdir(parents=True, exist_ok=True)
     root = Path(__file__).resolve().parents[2]
     sys.path[:] = [place for place in sys.path if Path(place or ".").resolve() != root]  # transformers finds kernels/

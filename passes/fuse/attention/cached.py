@@ -21,6 +21,8 @@ from .core import Attention, dims_of
 from .heads import SPLIT, joined_heads, keeps_rows, last_input, repeated_heads, split_heads, straight_keys
 from .masks import Masks, empty_rows_are_zeros, keeps_scores, with_shape_of_scores
 
+_NORMS = frozenset(("LayerNormalization", "RMSNormalization", "SimplifiedLayerNormalization"))
+
 Caches = tuple[tuple[Node, Value], ...]
 """The Concats of earlier and new keys and values, and the outputs of the operator that replace them."""
 
@@ -138,7 +140,8 @@ def mask_of_operator(
 
 
 def _side_by_side(build: Builder, value: Value) -> Value:
-    """f32[B,S,H D] of heads f32[B,H,S,D], before a rotary embedding, too, which then takes heads side by side."""
+    """f32[B,S,H D] of heads f32[B,H,S,D], before a rotary embedding, too, which then takes heads side by side, and
+    before a norm of each head, as Qwen 3 and Gemma 3 have it."""
     node, heads = value.producer, dims_of(value)[1]
     inner = None if node is None else node.inputs[0]
     if node is None or inner is None:
@@ -146,6 +149,10 @@ def _side_by_side(build: Builder, value: Value) -> Value:
     if node.op == "RotaryEmbedding" and value.has_one_use:
         return build.copy(node, [_side_by_side(build, inner), *node.inputs[1:]], num_heads=heads)
     shape = dims_of(value)
+    if node.op in _NORMS and value.has_one_use and _is_by_head(node):
+        count, size = _number(heads), _number(shape[3])
+        split = build.Reshape(_side_by_side(build, inner), np.array([0, 0, count, size], np.int64))
+        return build.Reshape(build.copy(node, [split, *node.inputs[1:]]), np.array([0, 0, count * size], np.int64))
     if node.op == "Reshape" and dims_of(inner) == (shape[0], 1, _number(shape[1]) * _number(shape[3])):
         return inner  # of one token, whose heads need no transposition
     if node.op != "Transpose" or tuple(node.attrs.get("perm", ())) != SPLIT:
@@ -155,6 +162,12 @@ def _side_by_side(build: Builder, value: Value) -> Value:
     except Declined:
         width = _number(heads) * _number(dims_of(value)[3])
         return build.Reshape(inner, np.array([0, 0, width], np.int64))
+
+
+def _is_by_head(node: Node) -> bool:
+    """Whether a norm of f32[B,H,S,D] is over D, with gains f32[D] for all heads."""
+    gains = node.inputs[1:]
+    return int(attr(node, "axis", -1)) in (-1, 3) and all(v is None or len(dims_of(v)) == 1 for v in gains)
 
 
 def _joined(out: Value, heads: tuple[Dim, ...], size: int) -> Node:

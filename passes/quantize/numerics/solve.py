@@ -121,7 +121,7 @@ def solve(
             codes[g] = nearest_codes(rows[g], full, low[g], high[g])
         after += objective(rows[g] - codes[g] * full, matrix)
     if options.correct_bias and linear.takes_bias:
-        bias = _shifted(bias, rows - codes * spread(scale, rows.shape[2], block), moments)
+        bias = _shifted(bias, _shift(rows - codes * spread(scale, rows.shape[2], block), moments))
     return Solved(Codes(codes, scale, bias, width, worst_pair(codes), block), before, after, signal)
 
 
@@ -167,32 +167,46 @@ def _solve_blocks(
         grid = best_grid(rows[0], None, width, block, codes[0])
         zeros = None if grid.zero is None else grid.zero[None]
         return Solved(Codes(codes, grid.scale[None], linear.bias, width, 0, block, zeros), None, None)
-    rows = linear.rows()
-    matrix = moments.covariance_of(0, centred=linear.takes_bias)
-    counted, share, signal = matrix, 0.0, objective(rows[0], matrix)
-    if is_read:  # then J weighs the error of the products and of the rows themselves
-        share = TABLE_SHARE * signal / max(_squares(rows[0]), LEAST)
+    weight, matrix = linear.rows()[0], moments.covariance_of(0, centred=linear.takes_bias)
+    parts = [slice(at, at + PART) for at in range(0, len(weight), PART)]  # a head of 262,144 words is 0.7 GB
+    counted, share, signal = matrix, 0.0, sum(objective(weight[part], matrix) for part in parts)
+    if is_read:  # J is then the error of the products, and of the rows themselves in proportion
+        share = TABLE_SHARE * signal / max(_squares(weight), LEAST)
         counted = matrix + np.eye(depth, dtype=np.float32) * np.float32(share)
     counted = counted + np.eye(depth, dtype=np.float32) * damping(counted, UNSEEN)
-    cost = np.diagonal(counted)
-    grid, plain = best_grid(rows[0], cost, width, block), plain_scale(rows[0], width, block)
-    low, high = (np.full(rows[0].shape, end, np.float32) for end in _ends(width))
-    wide = spread(plain, depth, block)
-    rounded = rows[0] - nearest(rows[0], wide, low, high) * wide
-    before = objective(rounded, matrix)
-    limit = before + share * _squares(rounded)
-    for scale, zero in ((grid.scale, grid.zero), (plain, None)):
-        codes, scale, error = _round_blocks(
-            rows[0], scale, zero, block, low, high, counted if options.rounding else None
-        )
-        after = objective(error, matrix)
-        if after + share * _squares(error) <= limit:
-            break  # the grid was chosen by the diagonal alone, which misleads for correlated inputs
+    grid = best_grid(weight, np.diagonal(counted), width, block)
+    plain = np.concatenate([plain_scale(weight[part], width, block) for part in parts])
+    before = limit = 0.0
+    for part in parts:
+        wide = spread(plain[part], depth, block)
+        rounded = weight[part] - nearest(weight[part], wide, *_bounds(weight[part], width)) * wide
+        cost = objective(rounded, matrix)
+        before, limit = before + cost, limit + cost + share * _squares(rounded)
+    known, is_far = counted if options.rounding else None, is_polished(weight, POLISHED_BLOCKS)
+    codes = np.empty(weight.shape, np.int8)
+    for scale, zero in ((grid.scale.copy(), grid.zero), (plain, None)):
+        after, counts, shifts = 0.0, 0.0, list[Array]()
+        for part in parts:
+            origin = None if zero is None else zero[part]
+            codes[part], scale[part], error = _round_blocks(
+                weight[part], scale[part], origin, block, _bounds(weight[part], width), known, is_far
+            )
+            cost = objective(error, matrix)
+            after, counts = after + cost, counts + cost + share * _squares(error)
+            shifts.append(_shift(error[None], moments))
+        if counts <= limit:
+            break  # the diagonal that chose the grid may mislead where inputs go together
     bias = linear.bias
     if options.correct_bias and linear.takes_bias:
-        bias = _shifted(bias, error[None], moments)
-    found, zeros = codes.astype(np.int8)[None], None if zero is None else zero[None]
+        bias = _shifted(bias, np.concatenate(shifts))
+    found, zeros = codes[None], None if zero is None else zero[None]
     return Solved(Codes(found, scale[None], bias, width, worst_pair(found), block, zeros), before, after, signal)
+
+
+def _bounds(rows: Array, width: int) -> tuple[Array, Array]:
+    """The least and the greatest code of each weight, f32 [N, K]."""
+    least, most = _ends(width)
+    return np.full(rows.shape, least, np.float32), np.full(rows.shape, most, np.float32)
 
 
 def _ends(width: int) -> tuple[int, int]:
@@ -206,31 +220,34 @@ def _squares(array: Array) -> float:
 
 
 def _round_blocks(
-    rows: Array, scale: Array, zero: Array | None, block: int, low: Array, high: Array, matrix: Array | None
-) -> tuple[Array, Array, Array]:
-    """Codes of rows [N, K] on a grid of blocks, to the nearest without a covariance; the refitted scales; and the error
-    w − s (q − z)."""
+    rows: Array, scale: Array, zero: Array | None, block: int, bounds: tuple[Array, Array], matrix: Array | None,
+    is_far: bool,
+) -> tuple[Array, Array, Array]:  # fmt: skip
+    """Codes of rows [N, K] on a grid of blocks, to the nearest without a covariance; the scales refitted to them; and
+    the error w − s (q − z). is_far: scales and codes are improved in turn behind GPTQ."""
     depth = rows.shape[1]
     origin = np.float32(0) if zero is None else spread(zero.astype(np.float32), depth, block)
     full = spread(scale, depth, block)
     moved = rows + origin * full  # s (q − z) is nearest to w where s q is nearest to w + s z
     if matrix is None:
-        codes = nearest(moved, full, low, high)
+        codes = nearest(moved, full, *bounds)
         return codes, scale, moved - codes * full
-    codes, damped = spread_codes(moved, full, low, high, matrix)
-    if is_polished(rows, POLISHED_BLOCKS):
+    codes, damped = spread_codes(moved, full, *bounds, matrix)
+    if is_far:
         scale = fitted_scale(rows, codes - origin, scale, damped, block)
         full = spread(scale, depth, block)
         moved = rows + origin * full
-        for at in range(0, len(rows), PART):
-            part = slice(at, at + PART)
-            codes[part] = descend(moved[part], codes[part], full[part], low[part], high[part], damped)
+        codes = descend(moved, codes, full, *bounds, damped)
     return codes, scale, moved - codes * full
 
 
-def _shifted(bias: Array | None, error: Array, moments: InputMoments) -> Array:
-    """The bias corrected for the mean change of results by an error of the weights [G, N, K]."""
-    shift = np.einsum("gnk,gk->gn", error, moments.mean).reshape(-1)
+def _shift(error: Array, moments: InputMoments) -> Array:
+    """What an error of the weights [G, N, K] takes from the mean of the results, [G · N]."""
+    return np.asarray(np.einsum("gnk,gk->gn", error, moments.mean).reshape(-1))
+
+
+def _shifted(bias: Array | None, shift: Array) -> Array:
+    """The bias with what an error takes from the results."""
     return np.asarray(shift if bias is None else bias + shift, np.float32)
 
 

@@ -17,7 +17,8 @@ HEAD = """g (
   int64[4] four = {{0, 0, 4, 8}}, int64[3] three = {{0, 0, 32}},
   int64[4] pair = {{0, 0, 2, 8}}, int64[4] many = {{0, 4, -1, 8}}, int64[1] i0 = {{0}}, int64[1] i1 = {{1}},
   int64[1] two = {{2}}, int64[1] i3 = {{3}}, int64[1] eight = {{8}}, float scale = {{0.35355338}}, float zero = {{0.0}},
-  float low = {{LOW}}, float[32,32] w, float[32,16] u, float[32,16] v, int64[1] b0 = {{4}}, int64[1] end = {{99}}>
+  float low = {{LOW}}, float[32,32] w, float[32,16] u, float[32,16] v, float[8] gains, int64[1] b0 = {{4}},
+  int64[1] end = {{99}}>
 {{ {nodes}
 }}"""
 PROJECTED = """hq = MatMul(x, w)
@@ -143,6 +144,29 @@ def test_an_operator_without_its_cache_takes_it(target):
     after, changes = rewrite(before, name_sizes, fuse_attention, target=target)
     assert changes == 1 and ops(after) == ["MatMul", "MatMul", "MatMul", "Attention"]
     same_where_masked(before, after)
+
+
+def normed(axis):
+    """Queries and keys normed head by head before the rotary embedding, as Qwen 3 and Gemma 3 have them."""
+    norms = PROJECTED.replace("q = Trans", "q0 = Trans").replace("k1 = Trans", "k0 = Trans")
+    for name in ("q", "k1"):
+        norms += f"{name} = RMSNormalization<axis = {axis}, epsilon = 0.001>({name[0]}0, gains)\n "
+    nodes = norms + TURNED + CACHE + REPEATED + SCORES.replace("MatMul(q,", "MatMul(qr,") + MASK + GUARD + JOIN
+    return decoder(nodes, "-inf")
+
+
+@pytest.mark.parametrize("axis", [-1, 3])
+def test_normed_heads_stay_side_by_side(axis):
+    """Transpose(x) normed over its last axis = Transpose(x normed)"""
+    after, _ = rewrite(before := normed(axis), name_sizes, fuse_operators, fuse_attention)
+    assert ops(after).count("RMSNormalization") == 2 and "Transpose" not in ops(after)
+    assert "Attention" in ops(after) and "RotaryEmbedding" in ops(after)
+    same_where_masked(before, after)
+
+
+def test_heads_normed_with_their_rows_stay_transposed():
+    after, _ = rewrite(normed(2), name_sizes, fuse_operators, fuse_attention)
+    assert "Transpose" in ops(after)
 
 
 def test_rotated_heads_stay_side_by_side():

@@ -1,7 +1,8 @@
-"""onnxruntime's decoder operators, GroupQueryAttention and SkipSimplifiedLayerNormalization, rewritten in ONNX's.
+"""Attention as kernels know it: of onnxruntime's own operators of decoders ONNX's, of masks of truth values numbers.
 
-Files of onnxruntime-genai contain them. GroupQueryAttention becomes RotaryEmbedding of queries and keys, and Attention
-with a mask; the mask and the angles of the tokens' positions, which all layers share, are computed once.
+Files of onnxruntime-genai hold GroupQueryAttention and SkipSimplifiedLayerNormalization. GroupQueryAttention becomes
+RotaryEmbedding of its queries and keys, and Attention by a mask; what all layers share, the mask and the angles of the
+tokens' positions, is computed once. Exports of torch's scaled_dot_product_attention have masks of truth values.
 """
 
 from __future__ import annotations
@@ -26,7 +27,9 @@ _REVISED = frozenset(("AveragePool", "DFT", "GroupNormalization", "MaxPool", "Re
 _USUAL = {"softcap": 0.0, "smooth_softmax": 0, "qk_output": 0, "sliding_window_cache": 0, "k_quant_type": "NONE"}
 """The only values of these attributes of GroupQueryAttention that the rewrite supports."""
 _INPUTS = 9
-"""Operands of GroupQueryAttention that the rewrite supports; positions, biases and sinks follow."""
+"""Its operands; positions, biases and sinks that follow are not known."""
+_MASK = 3
+"""The operand of Attention that is its mask."""
 _IR_VERSION = 11
 """The first IR version of `_WITH_ATTENTION`."""
 
@@ -40,21 +43,25 @@ class Spelled:
 
 
 def spelled_for_kernels(model: Model) -> Spelled | None:
-    """A copy of a model without GroupQueryAttention; None where the model has none, or a form that kernels lack.
+    """A copy of a model without GroupQueryAttention and masks of truth values; None where it has none of either, or
+    what kernels do not know.
 
-    The copy computes the model's results if all sequences of a batch are as long as the mask (no padding). Otherwise
-    the mask that Attention reads is a column short, so that kernels refuse it.
+    Its results are those of the model where the sequences of a batch are all as long as the mask of GroupQueryAttention
+    (no padding). Where they are not, the mask that Attention reads is a column short, so that kernels refuse it.
     """
-    if not any(node.op == GROUPED for node in model.graph) or not _FIRST <= model.opset <= _WITH_ATTENTION:
+    is_grouped = any(node.op == GROUPED for node in model.graph)
+    if is_grouped and not _FIRST <= model.opset <= _WITH_ATTENTION:
         return None
-    if any(node.op in _REVISED for node in model.graph):
+    if is_grouped and any(node.op in _REVISED for node in model.graph):
+        return None
+    if not is_grouped and not any(map(_allowed, model.graph)):
         return None
     copy = clone_model(model)
     try:
         only = _Speller(copy.graph).run()
     except Declined:
         return None
-    copy.opsets = {**copy.opsets, "": _WITH_ATTENTION}
+    copy.opsets = {**copy.opsets, "": max(model.opset, _WITH_ATTENTION)}
     copy.ir_version = max(copy.ir_version, _IR_VERSION)
     return Spelled(copy, frozenset(only))
 
@@ -68,7 +75,7 @@ class _Speller:
         self.past: Value | None = None  # the first cache: all layers' caches are equally long
 
     def run(self) -> list[Node]:
-        """Rewrite the graph; returns the nodes that replace GroupQueryAttention."""
+        """The nodes that take the place of GroupQueryAttention, and Attention by other masks than before."""
         made: list[Node] = []
         for node in list(self.graph):
             self.anchor = node
@@ -76,6 +83,9 @@ class _Speller:
                 made += self._attention(node)
             elif node.op == _ADDED_NORM:
                 self._norm(node)
+            elif (allowed := _allowed(node)) is not None:
+                self.graph.set_input(node, _MASK, self._once(self._numbers_of, allowed))
+                made.append(node)
         return made
 
     def _emit(self, op: str, *inputs: Value | None, type: TensorType | None = None, **attrs: Any) -> Value:
@@ -192,8 +202,20 @@ class _Speller:
         seen = self._emit("LessOrEqual", keys, rows)
         if window >= 0:
             seen = self._emit("And", seen, self._emit("Greater", keys, self._emit("Sub", rows, _numbers(window))))
+        seen.type = TensorType(DType.BOOL, (None, None))
+        return self._numbers_of(seen)
+
+    def _numbers_of(self, allowed: Value) -> Value:
+        """0 where a mask of truth values allows a key, the lowest number elsewhere: rows that it leaves nothing are
+        zeros by either mask."""
         ends = [Value(constant=Constant.of(np.float32(end))) for end in (0, np.finfo(np.float32).min)]
-        return self._emit("Where", seen, *ends, type=TensorType(DType.FLOAT, (None, None)))
+        return self._emit("Where", allowed, *ends, type=TensorType(DType.FLOAT, declared_shape(allowed)))
+
+
+def _allowed(node: Node) -> Value | None:
+    """The mask of truth values of an Attention; None where there is none."""
+    mask = node.input(_MASK) if node.op == "Attention" else None
+    return mask if mask is not None and isinstance(mask.type, TensorType) and mask.type.dtype is DType.BOOL else None
 
 
 def _numbers(values: int | list[int]) -> Value:
