@@ -235,8 +235,9 @@ class LoweredModel:
                 return segments, tuple(rounds)
             regions = [segment for segment in segments if segment.is_region]
             slow = [region for region in regions if region_digest(region) in left]
-            placed.left.update(with_parts(partitions.coverage, slow, regions))
-            placed.reasons.update((node, _SLOWER) for region in slow for o in region.operations for node in o.nodes)
+            slow_operations = [operation for region in slow for operation in region.operations]
+            placed.left.update(with_parts(partitions.coverage, slow_operations, regions))
+            placed.reasons.update((node, _SLOWER) for operation in slow_operations for node in operation.nodes)
 
     def _lifted(self) -> Model:
         if isinstance(self._source, Model):

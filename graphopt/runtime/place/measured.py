@@ -83,14 +83,13 @@ def left_to_onnxruntime(candidates: tuple[str, ...], slower: Collection[str]) ->
     return tuple(sorted({digest for digest in candidates[:-1] if digest in slower}))
 
 
-def with_parts(coverage: Coverage, slow: Sequence[Segment], regions: Sequence[Segment]) -> set[Operation]:
-    """The operations of slow regions, and other operations on their nodes, such as a fused operation's parts: nobody
-    measured these, and other regions do not use them."""
-    left = {operation for region in slow for operation in region.operations}
-    kept = {operation for region in regions for operation in region.operations} - left
+def with_parts(coverage: Coverage, left: Collection[Operation], segments: Sequence[Segment]) -> set[Operation]:
+    """The operations `left` to onnxruntime, and other operations on their nodes, such as a fused operation's parts,
+    that no segment keeps: they were neither measured nor predicted."""
+    kept = {operation for segment in segments for operation in segment.operations}.difference(left)
     nodes = {node for operation in left for node in operation.nodes}
     parts = {operation for operation in coverage.providers.values() if nodes.issuperset(operation.nodes)}
-    return left | (parts - kept)
+    return parts.difference(kept).union(left)
 
 
 def region_digest(segment: Segment) -> str:

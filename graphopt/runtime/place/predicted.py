@@ -13,7 +13,6 @@ from collections.abc import Iterator, Sequence
 
 from ...ir import Model, Node, Value
 from ...kernels import available_levels, select_level
-from ..lower.operations import Coverage
 from ..lower.traits import Operation
 from .assumed import assumed_shapes
 from .cost import Costs, micro, region_nodes
@@ -102,7 +101,7 @@ def _candidates(
         away = choices.leaving(price * SEGMENT * 1e-9)
         if frozenset(away) not in seen:
             seen.add(frozenset(away))
-            left = _with_parts(partitions.coverage, away, greedy)
+            left = with_parts(partitions.coverage, away, greedy)
             yield left, partitions.without(left)
 
 
@@ -133,13 +132,6 @@ def _choices(segments: Sequence[Segment], costs: Costs) -> Choices[Operation]:
     return choices
 
 
-def _with_parts(coverage: Coverage, away: set[Operation], segments: Sequence[Segment]) -> set[Operation]:
-    """The operations `away`, and other operations on their nodes that no other part of the partition uses."""
-    kept = {operation for segment in segments for operation in segment.operations} - away
-    nodes = set(region_nodes(away))
-    return away | {o for o in coverage.providers.values() if nodes.issuperset(o.nodes) and o not in kept}
-
-
 def _without_a_region(
     partitions: Partitions, costs: Costs, left: set[Operation], segments: list[Segment]
 ) -> tuple[set[Operation], list[Segment]] | None:
@@ -154,7 +146,7 @@ def _without_a_region(
         return costs.in_onnxruntime(region_nodes(region.operations)) - kernels - BETWEEN.after(kernels)
 
     for region in sorted(regions, key=gain)[:_TRIES]:
-        without = left | with_parts(coverage, [region], regions)
+        without = left | with_parts(coverage, region.operations, regions)
         parts = partitions.without(without)
         if costs.of(parts).seconds < now:
             return without, parts
