@@ -1,8 +1,10 @@
-"""Session creation beside onnxruntime's, kernels cached: `python -m tests.bench.warm_start [names] [--rounds 9]`.
+"""Session creation beside onnxruntime's, kernels cached: `python -m tests.bench.warm_start [names] [--unplanned]`.
 
 Interleaved medians in milliseconds of wall time and of this process's CPU time, one thread; imports are not counted.
-"fresh" is the first session of a new process, with its first run in brackets: everything is read from disk. With --cold
-NAME the kernels of that model are first compiled into an empty cache, and the seconds printed.
+"fresh" is the first session of a process of its own, with its first run in brackets: all comes from the disk.
+With --cold NAME the kernels of that model are compiled into an empty cache first, and the seconds told. With
+--unplanned, sessions as callers make them, of files with these paths, too, find no plan of the file on the disk; the
+first one of each, not counted, compiles the kernels that are missing.
 """
 
 from __future__ import annotations
@@ -14,11 +16,13 @@ import subprocess
 import sys
 import tempfile
 import time
+import unittest.mock
 from collections.abc import Callable
 from pathlib import Path
 
 from graphopt.measure import ort_session
 from graphopt.runtime import Session
+from graphopt.runtime.cache.plan_cache import PlanCache
 from tests.bench.end_to_end import case
 
 NAMES = ("light-resnet50-7bit", "mobilenetv2-like-7bit", "light-shufflenet-7bit", "smart-turn", "fashion")
@@ -82,16 +86,30 @@ def rounds(makers: dict[str, Callable[[], object]], count: int) -> dict[str, tup
     }
 
 
+def unplanned(path: Path, count: int) -> str:
+    """A row for sessions that find no plan on the disk, beside onnxruntime's."""
+    with unittest.mock.patch.object(PlanCache, "load", lambda cache, name: None):
+        found = rounds({"Session": lambda: Session(path, 1), "ORT": lambda: ort_session(str(path))}, count)
+        parts = len(Session(path, 1).regions)
+    (_, cpu), (_, ort_cpu) = found["Session"], found["ORT"]
+    told = f"{parts} regions" if parts else "whole"
+    return f"{path.name:40s} Session {cpu:.1f} ms CPU  ORT {ort_cpu:.1f} ms CPU  ratio {cpu / ort_cpu:.2f}  {told}"
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("names", nargs="*", default=list(NAMES))
     parser.add_argument("--rounds", type=int, default=9)
     parser.add_argument("--cold")
+    parser.add_argument("--unplanned", action="store_true")
     arguments = parser.parse_args()
     if arguments.cold:
         print(f"{arguments.cold}: {cold(case(arguments.cold).quantized)}", flush=True)
     for name in arguments.names:
-        path = case(name).quantized
+        path = Path(name) if Path(name).is_file() else case(name).quantized
+        if arguments.unplanned:
+            print(unplanned(path, arguments.rounds), flush=True)
+            continue
         found = rounds(
             {"Session": lambda p=path: Session(p, 1, kernels=True), "ORT": lambda p=path: ort_session(str(p))},  # type: ignore[misc]
             arguments.rounds,
