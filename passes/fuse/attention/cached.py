@@ -153,14 +153,14 @@ def _side_by_side(build: Builder, value: Value) -> Value:
         count, size = _number(heads), _number(shape[3])
         split = build.Reshape(_side_by_side(build, inner), np.array([0, 0, count, size], np.int64))
         return build.Reshape(build.copy(node, [split, *node.inputs[1:]]), np.array([0, 0, count * size], np.int64))
-    if node.op == "Reshape" and dims_of(inner) == (shape[0], 1, _number(shape[1]) * _number(shape[3])):
-        return inner  # of one token, whose heads need no transposition
+    width = _number(heads) * _number(shape[3])
+    if node.op == "Reshape" and 1 in shape[1:3] and dims_of(inner) == (shape[0], shape[2], width):
+        return inner  # of one token, or one head: they need no transposition
     if node.op != "Transpose" or tuple(node.attrs.get("perm", ())) != SPLIT:
         raise Declined("the heads are not on the second axis")
     try:
         return split_heads(value, SPLIT)[0]
     except Declined:
-        width = _number(heads) * _number(dims_of(value)[3])
         return build.Reshape(inner, np.array([0, 0, width], np.int64))
 
 

@@ -9,6 +9,7 @@ from graphopt.ops import remainder, total
 from graphopt.passes import name_sizes
 from graphopt.passes.convert import raise_opset
 from graphopt.passes.fuse import fuse_attention, fuse_operators
+from graphopt.passes.layout import join_shape_changes
 from tests.passes.harness import assert_same, body, lift, ops, outputs, random_feeds, rewrite
 
 HEAD = """g (
@@ -77,14 +78,14 @@ def decoder(nodes, low="-3.4028234663852886e38", opset=23, length="P+S"):
     return made
 
 
-def same_where_masked(before, after, seed=0):
+def same_where_masked(before, after, seed=0, heads=2):
     """Equal for a batch with padding before and after, holes, and rows that the mask leaves nothing."""
     a, b = (onnx_io.to_proto(m) for m in (before, after))
     rng = np.random.default_rng(seed)
     for rows, past in ((1, 5), (4, 0), (3, 2)):
         feeds = random_feeds(a, seed, 3)
-        for name, shape in (("pk", (3, 2, past, 8)), ("pv", (3, 2, past, 8)), ("x", (3, rows, 32)), ("f", (3, rows, 4)),
-                            ("bias", (3, 1, rows, past + rows))):  # fmt: skip
+        shapes = {"pk": (3, heads, past, 8), "pv": (3, heads, past, 8), "x": (3, rows, 32), "f": (3, rows, 4)}
+        for name, shape in {**shapes, "bias": (3, 1, rows, past + rows)}.items():
             if name in feeds:
                 feeds[name] = rng.standard_normal(shape).astype(np.float32)
         causal = np.arange(past + rows) <= np.arange(rows)[:, None] + past
@@ -146,12 +147,12 @@ def test_an_operator_without_its_cache_takes_it(target):
     same_where_masked(before, after)
 
 
-def normed(axis):
+def normed(axis, repeated=REPEATED):
     """Queries and keys normed head by head before the rotary embedding, as Qwen 3 and Gemma 3 have them."""
     norms = PROJECTED.replace("q = Trans", "q0 = Trans").replace("k1 = Trans", "k0 = Trans")
     for name in ("q", "k1"):
         norms += f"{name} = RMSNormalization<axis = {axis}, epsilon = 0.001>({name[0]}0, gains)\n "
-    nodes = norms + TURNED + CACHE + REPEATED + SCORES.replace("MatMul(q,", "MatMul(qr,") + MASK + GUARD + JOIN
+    nodes = norms + TURNED + CACHE + repeated + SCORES.replace("MatMul(q,", "MatMul(qr,") + MASK + GUARD + JOIN
     return decoder(nodes, "-inf")
 
 
@@ -162,6 +163,16 @@ def test_normed_heads_stay_side_by_side(axis):
     assert ops(after).count("RMSNormalization") == 2 and "Transpose" not in ops(after)
     assert "Attention" in ops(after) and "RotaryEmbedding" in ops(after)
     same_where_masked(before, after)
+
+
+def test_one_normed_head_of_keys_needs_no_transposition(monkeypatch):
+    """Reshapes alone make f32[B,1,S,D] of f32[B,S,D], as passes before leave them."""
+    one_head = HEAD.replace("[B,2,P,8]", "[B,1,P,8]").replace("[32,16]", "[32,8]").replace("{{0, 0, 2,", "{{0, 0, 1,")
+    monkeypatch.setitem(globals(), "HEAD", one_head)
+    before = normed(-1, repeated=REPEATED.replace("(n, two, two, l, eight)", "(n, i1, b0, l, eight)"))
+    after, _ = rewrite(before, name_sizes, join_shape_changes, fuse_operators, fuse_attention)
+    assert ops(after).count("RMSNormalization") == 2 and "Transpose" not in ops(after)
+    same_where_masked(before, after, heads=1)
 
 
 def test_heads_normed_with_their_rows_stay_transposed():
