@@ -13,7 +13,7 @@ from ...compress.report import StageReport
 from ...errors import Declined
 from ...ir import DType, Model, Node, Value, clone_model
 from ...ops import attr
-from .candidates.calibrated_model import timing_feed
+from .candidates.feeds import timing_feed
 from .candidates.units import RECURRENT, check_wanted
 from .emit.constants import constant, dequantized, stored_codes
 from .numerics.grids import nonzero_scales, weight_scale, worst_pair

@@ -12,7 +12,7 @@ from graphopt.calibration.doubts import doubts
 from graphopt.equivalence.runnable import open_runnable, signature_of
 from graphopt.measure import Quality, ort_session
 from graphopt.measure.tokens import TokenScores
-from graphopt.passes.quantize.candidates.calibrated_model import timing_feed, with_texts_beside
+from graphopt.passes.quantize.candidates.feeds import timing_feed, with_texts_beside
 from tests.ops import decoders
 from tests.quantize.nets import convnet, parse
 
