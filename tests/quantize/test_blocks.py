@@ -216,6 +216,24 @@ def together(seed, rank=5):
 
 
 @pytest.mark.parametrize("seed", range(4))
+def test_one_large_input_does_not_drown_the_others(seed):
+    options, others = graphopt.Quantize("weights", weight_type="int3"), np.arange(DEPTH) != 7
+
+    def lost(deviation):
+        """The error by the other inputs, where input 7 has this deviation, relative to theirs, and goes alone."""
+        linear, moments = together(seed)
+        among = moments.covariance_of(0, centred=False)[np.ix_(others, others)]
+        moments.second[:, 7] = moments.second[:, :, 7] = moments.first[:, 7] = moments.centre[:] = 0
+        moments.second[0, 7, 7] = moments.count * np.trace(among) / len(among) * deviation**2
+        codes = solve(linear, moments, options, False, block=32).codes
+        zero = 0 if codes.zero is None else spread(codes.zero[0], DEPTH, 32)
+        error = linear.rows()[0] - (codes.rows[0] - zero) * spread(codes.scale[0], DEPTH, 32)
+        return objective(error[:, others], among)
+
+    assert lost(30.0) < 3 * lost(1.0)  # 5.6 to 8.2 times where what is added follows the mean variance
+
+
+@pytest.mark.parametrize("seed", range(4))
 def test_a_large_weight_is_polished_in_parts(seed, monkeypatch):
     linear, moments = together(seed)
     options = graphopt.Quantize("weights", weight_type="int4")
