@@ -16,7 +16,7 @@ from ...ir import DType, Model, Node, Value, clone_model
 from ...measure import figures, macs_at, macs_values
 from ...onnx_io import is_large
 from ...ops import attr
-from .candidates.calibrated_model import timing_feed
+from .candidates.feeds import timing_feed
 from .candidates.units import RECURRENT, check_wanted
 from .emit.constants import constant, dequantized, stored_codes
 from .numerics.grids import nonzero_scales, weight_scale, worst_pair

@@ -8,8 +8,9 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 import graphopt
+from graphopt import onnx_io
 from graphopt.compress.layers.linear import Linear
-from graphopt.compress.layers.moments import InputMoments
+from graphopt.compress.layers.moments import InputMoments, gather
 from graphopt.errors import Declined, OptionError
 from graphopt.ir import Constant, Node
 from graphopt.measure import ort_session
@@ -215,6 +216,48 @@ def together(seed, rank=5, width=WIDTH):
     moments = InputMoments.empty(linear)
     moments.add((rng.standard_normal((400, DEPTH)) @ mix)[None].astype(np.float32))
     return linear, moments
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_one_large_input_does_not_drown_the_others(seed):
+    options, others = graphopt.Quantize("weights", weight_type="int3"), np.arange(DEPTH) != 7
+
+    def lost(deviation):
+        """The error by the other inputs, where input 7 has this deviation, relative to theirs, and goes alone."""
+        linear, moments = together(seed)
+        among = moments.covariance_of(0, centred=False)[np.ix_(others, others)]
+        moments.second[:, 7] = moments.second[:, :, 7] = moments.first[:, 7] = moments.centre[:] = 0
+        moments.second[0, 7, 7] = moments.count * np.trace(among) / len(among) * deviation**2
+        codes = solve(linear, moments, options, False, block=32).codes
+        zero = 0 if codes.zero is None else spread(codes.zero[0], DEPTH, 32)
+        error = linear.rows()[0] - (codes.rows[0] - zero) * spread(codes.scale[0], DEPTH, 32)
+        return objective(error[:, others], among)
+
+    assert lost(30.0) < 3 * lost(1.0)  # 5.6 to 8.2 times where what is added follows the mean variance
+
+
+def test_moments_count_feeds_as_often_as_told_and_products_of_one_input_share_them():
+    rng = np.random.default_rng(0)
+    weights = {name: rng.standard_normal((6, 4)).astype(np.float32) for name in ("q", "k")}
+    model = onnx_io.load(
+        parse(
+            """<ir_version: 8, opset_import: ["" : 17]> net (float[N,6] x) => (float[N,4] a, float[N,4] b)
+            <float[6,4] q, float[6,4] k> { r = Relu(x) a = MatMul(r, q) b = MatMul(r, k) }""",
+            **weights,
+        )
+    )
+    nodes = [node for node in model.graph if node.op == "MatMul"]
+    layers = [(node.inputs[0], Linear(node, node.inputs[1].constant, None, 1, 1)) for node in nodes]
+    some, others = (rng.standard_normal((rows, 6)).astype(np.float32) for rows in (5, 8))
+    found = list(gather(model, layers, lambda: [({"x": some}, 3), ({"x": others}, 1)], seed=0))
+    assert [linear.node for linear, _ in found] == nodes and found[0][1] is found[1][1]
+    seen = np.maximum(np.concatenate([some, some, some, others]), 0).astype(np.float64)
+    moments = found[0][1]
+    assert moments.count == len(seen)
+    np.testing.assert_allclose(moments.mean[0], seen.mean(axis=0), rtol=1e-5)
+    for centred, about in ((True, seen - seen.mean(axis=0)), (False, seen)):
+        expected = about.T @ about / len(seen)
+        np.testing.assert_allclose(moments.covariance_of(0, centred), expected, rtol=1e-4, atol=1e-6)
 
 
 @pytest.mark.parametrize("seed", range(4))

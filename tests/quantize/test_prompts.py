@@ -12,7 +12,7 @@ from graphopt.calibration.doubts import doubts
 from graphopt.equivalence.runnable import open_runnable, signature_of
 from graphopt.measure import Quality, ort_session
 from graphopt.measure.tokens import TokenScores
-from graphopt.passes.quantize.candidates.calibrated_model import timing_feed, with_texts_beside
+from graphopt.passes.quantize.candidates.feeds import OWN_TIMES, timing_feed, with_texts_beside
 from tests.ops import decoders
 from tests.quantize.nets import convnet, parse
 
@@ -117,13 +117,15 @@ def test_weights_of_few_bits_read_text_of_the_models_own_beside_the_data(model):
 
     def read(weight_type):
         options = graphopt.Quantize(mode="weights", weight_type=weight_type)
-        return [feed["ids"] for feed in with_texts_beside(calibration, options, context)]
+        return [(feed["ids"], times) for feed, times in with_texts_beside(calibration, options, context)]
 
-    given = [feed["ids"] for feed in calibration]
-    own = [feed["ids"] for feed in open_calibration(None, model, seed=3)]
-    starts = [ids for ids in read("int8") if ids[0, 0] in STARTS][: len(STARTS)]
+    given = [(feed["ids"], 1) for feed in calibration]
+    own = [(feed["ids"], OWN_TIMES) for feed in open_calibration(None, model, seed=3)]
+    starts = [(ids, times) for ids, times in read("int8") if ids[0, 0] in STARTS][: len(STARTS)]
     for weight_type, expected in (("int8", [*starts, *given]), ("int4", [*starts, *own, *given])):
-        assert all(np.array_equal(a, b) for a, b in zip(read(weight_type), expected, strict=True))
+        for (ids, times), (wanted, count) in zip(read(weight_type), expected, strict=True):
+            np.testing.assert_array_equal(ids, wanted)
+            assert times == count
     assert open_calibration(None, model, seed=3).own_text() == []
     assert open_calibration(None, convnet()).own_text() == []
 

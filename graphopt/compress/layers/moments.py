@@ -10,7 +10,7 @@ import numpy as np
 
 from ...calibration import numbers, portions, stream
 from ...ir import Array, Model, Value
-from .linear import Linear
+from .linear import PRODUCTS, Linear
 
 BUDGET = 3 << 28
 """Bytes of second moments gathered in one pass over the data; more layers take more passes. A bound on memory, not
@@ -40,8 +40,9 @@ class InputMoments:
         shape = (linear.groups, linear.depth)
         return cls(0, np.zeros(shape, np.float32), np.zeros((*shape, linear.depth), np.float32))
 
-    def add(self, patches: Array) -> None:
-        """Add patches [G, R, K] to the sums, without those that hold NaN, infinite or mask values."""
+    def add(self, patches: Array, times: int = 1) -> None:
+        """Add patches [G, R, K] to the sums, each so many times, without those that hold NaN, infinite or mask
+        values."""
         kept = numbers(patches)
         if kept is not None:
             patches = patches[:, kept.all(axis=(0, 2))]
@@ -50,9 +51,9 @@ class InputMoments:
         if self.centre is None:
             self.centre = patches.mean(axis=1, dtype=np.float64).astype(np.float32)
         patches = patches - self.centre[:, None]
-        self.count += patches.shape[1]
-        self.first += patches.sum(axis=1)
-        self.second += gram(patches)
+        self.count += times * patches.shape[1]
+        self.first += times * patches.sum(axis=1)
+        self.second += times * gram(patches)
 
     @property
     def mean(self) -> Array:
@@ -91,24 +92,37 @@ def fits_memory(linear: Linear) -> bool:
 
 
 def gather(
-    model: Model, layers: Sequence[tuple[Value, Linear]], feeds: Callable[[], Iterable[dict[str, Any]]], seed: int,
-    enough: int = ENOUGH,
+    model: Model, layers: Sequence[tuple[Value, Linear]], feeds: Callable[[], Iterable[tuple[dict[str, Any], int]]],
+    seed: int, enough: int = ENOUGH,
 ) -> Iterator[tuple[Linear, InputMoments]]:  # fmt: skip
     """Each layer with the moments of its input over the calibration data; a few layers in memory at a time.
 
-    enough: patches per unknown, counting at least 1,024 unknowns; one sample supplies at most an eighth of the patches.
+    feeds: with the number of times that each counts. enough: patches for each unknown, and for 1,024 unknowns where a
+    layer has fewer; an eighth of them from a sample at most. Products of one input share its moments.
     """
     for part in portions(layers, lambda item: moment_bytes(item[1]), BUDGET):
-        moments_of = {linear.node: InputMoments.empty(linear) for _, linear in part}
-        needs = {linear.node: enough * max(1024, linear.depth) for _, linear in part}
-        rng = np.random.default_rng(seed)
+        readers = {_patches_of(value, linear): (value, linear) for value, linear in part}
+        moments_of = {key: InputMoments.empty(linear) for key, (_, linear) in readers.items()}
+        needs = {key: enough * max(1024, linear.depth) for key, (_, linear) in readers.items()}
+        rng, times = np.random.default_rng(seed), list[int]()
+
+        def counted(times: list[int] = times) -> Iterator[dict[str, Any]]:
+            for feed, count in feeds():
+                times[:] = [count]
+                yield feed
+
         values = list(dict.fromkeys(value for value, _ in part))
-        for arrays in stream(model, values, feeds()):
-            for value, linear in part:
-                moments = moments_of[linear.node]
-                if value in arrays and moments.count < needs[linear.node]:
-                    moments.add(linear.patches(arrays[value], needs[linear.node] // 8, rng))
-            if all(moments.count >= needs[node] for node, moments in moments_of.items()):
+        for arrays in stream(model, values, counted()):
+            for key, (value, linear) in readers.items():
+                moments = moments_of[key]
+                if value in arrays and moments.count < needs[key]:
+                    moments.add(linear.patches(arrays[value], needs[key] // 8, rng), *times)
+            if all(moments.count >= needs[key] for key, moments in moments_of.items()):
                 break
-        for _, linear in part:
-            yield linear, moments_of.pop(linear.node)
+        for value, linear in part:
+            yield linear, moments_of[_patches_of(value, linear)]
+
+
+def _patches_of(value: Value, linear: Linear) -> object:
+    """What tells the patches of a layer from others: those of products are the rows of their input."""
+    return value if linear.node.op in PRODUCTS else linear.node

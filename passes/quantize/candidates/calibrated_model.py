@@ -7,16 +7,15 @@ from collections.abc import Iterator, Mapping, Sequence, Set
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from functools import partial
-from itertools import islice
 from types import MappingProxyType
 from typing import Any
 
-from ....calibration import BATCH, METHODS, STARTS, Extent, Shapes, observe, shapes_at
+from ....calibration import METHODS, Extent, Shapes, observe, shapes_at
 from ....compress.choices import bits_for
 from ....compress.context import StageContext
 from ....compress.layers.linear import Linear
-from ....compress.layers.moments import ENOUGH, InputMoments, fits_memory, gather
-from ....ir import Model, Node, TensorType, Value
+from ....compress.layers.moments import InputMoments, fits_memory, gather
+from ....ir import Model, Node, Value
 from ....kernels.tensors.quantization import Quantization
 from ....machine.sessions import LARGE
 from ....machine.spool import Spool
@@ -29,6 +28,7 @@ from ..options import Quantize
 from .assignment import Assignment, choose_grids, narrow_grids
 from .block_sizes import block_of, can_pack, tied_block, usual_block
 from .derivable_ranges import derivable, derive_ranges, forget_silent, non_negative_images
+from .feeds import CountedFeeds, enough, timing_feed, with_texts_beside
 from .finer import FinerCodes
 from .shared import Shared, float_products, share_weights
 from .units import Unit, Units, find_tables, find_units, layer_units
@@ -73,7 +73,7 @@ MASKED = "a tensor that holds NaN, infinite or mask values: it stays float"
 def calibrate_model(model: Model, options: Quantize, context: StageContext) -> CalibratedModel:
     """Calibrate, choose grids, solve for the codes. `model` is not changed. InputError for data that do not fit."""
     units = find_units(model, options, context.target)
-    feeds = _CountedFeeds(context, options.samples)
+    feeds = CountedFeeds(context, options.samples)
     extents: dict[Value, Extent] = {}
     grids: dict[str, Grids] = {}
     nearest: dict[Node, Solved] = {}
@@ -110,7 +110,7 @@ def calibrate_model(model: Model, options: Quantize, context: StageContext) -> C
 
 
 def _observed(
-    model: Model, units: Sequence[Unit], options: Quantize, context: StageContext, feeds: _CountedFeeds
+    model: Model, units: Sequence[Unit], options: Quantize, context: StageContext, feeds: CountedFeeds
 ) -> tuple[dict[Value, Extent], dict[str, Grids]]:
     """Extents of the units' activations, and grids by method of those without NaN, infinite or mask values."""
     values = list(dict.fromkeys(v for u in units for v in (*u.inputs, *u.outputs)))
@@ -150,14 +150,14 @@ def _masked_parts(units: Units, masked: Set[Value]) -> Iterator[tuple[str, str]]
 
 def solve_layers(
     model: Model, usable: list[Unit], grids: dict[str, Grids], options: Quantize, context: StageContext,
-    feeds: _CountedFeeds | None = None, nearest: Mapping[Node, Solved] = MappingProxyType({}), shared: Shared = ALONE,
+    feeds: CountedFeeds | None = None, nearest: Mapping[Node, Solved] = MappingProxyType({}), shared: Shared = ALONE,
     store: CodeStore | None = None,
 ) -> tuple[dict[Node, Solved], FinerCodes]:  # fmt: skip
     """Codes of every layer at the requested width, and fallback codes; `nearest`: codes already known.
 
     Layers that share a weight get the codes solved for the first of them.
     """
-    feeds = feeds or _CountedFeeds(context, options.samples)
+    feeds = feeds or CountedFeeds(context, options.samples)
     solved: dict[Node, Solved] = {}
     store = CodeStore() if store is None else store
     layers = [u for u in usable if u.linear is not None and u.node not in shared.codes_of]
@@ -279,7 +279,7 @@ def _nearest(model: Model, units: Sequence[Unit], options: Quantize, context: St
 
 
 def _with_moments(
-    solver: _Solver, layers: list[Unit], context: StageContext, feeds: _CountedFeeds
+    solver: _Solver, layers: list[Unit], context: StageContext, feeds: CountedFeeds
 ) -> Iterator[tuple[Unit, InputMoments | None]]:
     """Each layer with the moments of its inputs, for rounding. None where data are made up, where the moments of very
     many inputs exceed memory, and where rounding by moments to 8 bits takes more time than it is worth."""
@@ -292,26 +292,9 @@ def _with_moments(
     left = {unit.node: unit for unit in layers}
     given = [(u.inputs[0], u.layer) for u in wanted if u.inputs and fits_memory(u.layer)]
     data = partial(with_texts_beside, feeds, options, context)
-    for linear, moments in gather(solver.model, given, data, context.seed, _enough(options)):
+    for linear, moments in gather(solver.model, given, data, context.seed, enough(options)):
         yield left.pop(linear.node), moments
     yield from ((unit, None) for unit in left.values())
-
-
-def _enough(options: Quantize) -> int:
-    """Patches for each unknown of a layer: more for stored weights of few bits, whose errors depend more on data."""
-    return 2 * ENOUGH if options.mode == "weights" and options.weight_bits < 8 else ENOUGH
-
-
-def with_texts_beside(feeds: _CountedFeeds, options: Quantize, context: StageContext) -> Iterator[dict[str, Any]]:
-    """The feeds; for stored weights of a decoder preceded by short prompts that show the first token's activations, and
-    for few bits also by text that the model generates itself, which resembles texts beside the data. Not for a large
-    model, which would read all its weights for each generated token."""
-    prompts = context.calibration.prompts
-    if options.mode == "weights" and prompts is not None and prompts.caches:
-        yield from prompts.first_tokens(context.calibration.first(len(STARTS)))
-        if options.weight_bits < 8 and not is_large(context.quality.reference):
-            yield from context.calibration.own_text()
-    yield from feeds
 
 
 def _is_dear(layers: Sequence[Unit], options: Quantize) -> bool:
@@ -324,38 +307,3 @@ def _is_dear(layers: Sequence[Unit], options: Quantize) -> bool:
 DEAR = 2e10
 """Multiply-adds of one product of all weights with the covariances of their inputs: a second of one core, of which
 rounding takes a dozen. MiniLM has 8e9, SmolLM2-135M 1e11 and KL 0.004 to the nearest."""
-
-
-class _CountedFeeds:
-    """The calibration feeds, at most `limit`, counted as they pass."""
-
-    def __init__(self, context: StageContext, limit: int | None) -> None:
-        self.calibration, self.limit, self.count = context.calibration, limit, 0
-
-    def __iter__(self) -> Iterator[dict[str, Any]]:
-        """Read from the start."""
-        for count, feed in enumerate(islice(iter(self.calibration), self.limit), 1):
-            self.count = max(self.count, count)
-            yield feed
-
-
-TIMED = 64
-"""Tokens of a decoder's prompt for timing: SmolLM2-135M takes 0.3 s for them, and is run 14 times. A choice."""
-
-
-def timing_feed(context: StageContext) -> dict[str, Any]:
-    """One sample for timing: a single row where samples have several rows of an open batch, the first tokens of a
-    decoder's prompt."""
-    feed, prompts = context.calibration.first(1)[0], context.calibration.prompts
-    if prompts is not None and prompts.caches and feed[prompts.ids].shape[-1] > TIMED:
-        return prompts.feed(feed[prompts.ids][:1, :TIMED])
-    ports = {v.name: v for v in context.quality.reference.graph.inputs}
-    rows = {len(value) if getattr(value, "ndim", 0) else 0 for value in feed.values()}
-    if len(rows) == 1 and 1 < rows.copy().pop() <= BATCH and all(_is_open(ports[name]) for name in feed):
-        return {name: value[:1] for name, value in feed.items()}
-    return feed
-
-
-def _is_open(value: Value) -> bool:
-    shape = value.type.shape if isinstance(value.type, TensorType) else None
-    return shape is not None and len(shape) > 0 and not isinstance(shape[0], int)
