@@ -287,6 +287,26 @@ g (float[N,3,6,6] x) => (float[a,b,c,d] y) <int64[8] pads = {0, 0, 1, 1, 0, 0, 1
         17,
         "portable",
     ),
+    "fold-affine/apply_before_squeeze": (
+        """
+g (float[N,4,1,9] x) => (float[a,b,c] y) <float[6,4,1,3] w, float[6,1] k, int64[1] two = {2}> {
+  h = Conv(x, w)
+  s = Squeeze(h, two)
+  y = Add(s, k)
+}""",
+        17,
+        "portable",
+    ),
+    "fold-affine/activate_before_squeeze": (
+        """
+g (float[N,4,1,9] x) => (float[a,b,c] y) <float[6,4,1,3] w, int64[1] two = {2}> {
+  h = Conv(x, w)
+  s = Squeeze(h, two)
+  y = Relu(s)
+}""",
+        17,
+        "portable",
+    ),
     "hoist-over-split": (
         """
 g (float[N,6] x) => (float[a,b] y) <int64[2] sizes = {2, 4}> {
