@@ -178,6 +178,7 @@ class EquivalenceCheck(SizeCheck):
         """The reference, opened once; candidates share its large weights."""
         from .equivalence.runnable import RunnableModel, folder_of, open_runnable
         from .onnx_io.lend import WeightPool
+        from .onnx_io.source import is_onnx_ir
 
         if self._opened is None or self._pool is None:
             self._pool = WeightPool()
@@ -189,7 +190,9 @@ class EquivalenceCheck(SizeCheck):
                 lent = self._pool.adopt(self.parsed.lent)
                 opened = RunnableModel(self.parsed.proto, None, folder_of(self.reference), lent)
             else:
-                opened = open_runnable(self.reference if self.parsed is None else self.parsed.whole(), "original")
+                # an onnx_ir.Model knows the folder of its external data, its proto does not
+                parsed = None if is_onnx_ir(self.reference) else self.parsed
+                opened = open_runnable(self.reference if parsed is None else parsed.whole(), "original")
             self._opened = opened.with_weights_lent(self._pool)
         return self._opened
 
