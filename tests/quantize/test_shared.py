@@ -113,6 +113,15 @@ def test_of_two_bits_table_and_head_read_one_constant():
     assert "GatherBlockQuantized" in ops and "MatMul" not in ops
 
 
+def test_of_three_bits_table_and_head_use_the_four_that_their_codes_occupy():
+    made, noise = run(tied(), "weights", "onnxruntime", weight_type="int3", min_sqnr=0.0)
+    four, _ = run(tied(), "weights", "onnxruntime", weight_type="int4", min_sqnr=0.0)
+    rows = {row[0]: row[3] for row in made.report.stages[0].rows}
+    assert sorted(rows.values()) == [3, 4, 4, 4] and noise > 12
+    assert "int3 in codes of 4 bits (3 of 4 as int4)" in made.report.stages[0].summary
+    assert made.report.after.file_bytes == pytest.approx(four.report.after.file_bytes, rel=0.02)
+
+
 @pytest.mark.parametrize("target", ["portable", "onnxruntime"])
 @pytest.mark.parametrize("head", HEADS)
 @pytest.mark.parametrize("block", [16, 64])

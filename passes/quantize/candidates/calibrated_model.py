@@ -22,6 +22,7 @@ from ....machine.spool import Spool
 from ....measure import figures, macs_values
 from ....onnx_io import is_large
 from ....parallel import Content, ordered
+from ..numerics.blocks import stored_bits
 from ..numerics.solve import BITS, Solved, pair_safety, solve
 from ..numerics.store import CodeStore
 from ..options import Quantize
@@ -249,12 +250,17 @@ class _Solver:
         return replace(solved, codes=self.store.kept(solved.codes, unit.layer, by_row))
 
     def bits(self, unit: Unit) -> int:
-        """The layer's bits: as requested; 8 where fewer cannot be stored packed, and for tables without a head."""
+        """The layer's bits: as requested; 8 where fewer cannot be stored packed, and for tables without a head.
+
+        A tied table asked for in 3 bits gets the 4 that its codes occupy: errors of its rows harm most (llama.cpp's
+        Q3_K keeps that tensor in more bits, too).
+        """
         if unit.node in self.chosen:
             return self.chosen[unit.node]
         asked = self.options.weight_bits
         fits = self.options.mode == "static" or can_pack(self.model, unit.node.op, self.target, asked)
-        return BITS[self.options.weight_type] if fits and unit.node.op != "Gather" else 8
+        bits = BITS[self.options.weight_type] if fits and unit.node.op != "Gather" else 8
+        return stored_bits(bits) if unit.node in self.tied and self.options.mode == "weights" else bits
 
     def wants_moments(self, unit: Unit) -> bool:
         """Whether the layer is rounded by the moments of its inputs, where available."""

@@ -86,7 +86,7 @@ def solve(
     width = bits or BITS[options.weight_type]
     known = moments if moments is not None and moments.count else None
     if block is not None and width < 8:
-        return _solve_blocks(linear, known, options, block, is_read)
+        return _solve_blocks(linear, known, options, width, block, is_read)
     if known is None and linear.groups == 1 and options.per_channel:
         return _solve_nearest(linear, options, safe, step, width, block)
     rows = linear.rows().astype(np.float32)
@@ -159,10 +159,10 @@ def _solve_nearest(linear: Linear, options: Quantize, safe: bool, step: float, w
 
 
 def _solve_blocks(
-    linear: Linear, moments: InputMoments | None, options: Quantize, block: int, is_read: bool
+    linear: Linear, moments: InputMoments | None, options: Quantize, width: int, block: int, is_read: bool
 ) -> Solved:  # fmt: skip
     """Codes of less than 8 bits in blocks: the grid of least error, by the inputs' variance where there are data."""
-    width, rows = BITS[options.weight_type], linear.rows_of(linear.stored_weight)
+    rows = linear.rows_of(linear.stored_weight)
     depth = rows.shape[2]
     if moments is None:
         codes = np.empty(rows.shape, np.int8)
