@@ -10,6 +10,8 @@ import numpy as np
 import onnx
 from onnx import numpy_helper
 
+from graphopt.ops import nested_graphs
+
 Proto = Any
 
 
@@ -22,13 +24,32 @@ def assert_same_model(a: onnx.ModelProto, b: onnx.ModelProto) -> None:
         assert _messages(getattr(a, name)) == _messages(getattr(b, name)), name
     with_types = onnx.ModelProto()
     with_types.CopyFrom(a)
-    for old, new in zip(with_types.graph.output, b.graph.output):
-        if not old.type.WhichOneof("value"):  # ONNX asks for a type there: emitting adds what is known
-            old.type.CopyFrom(new.type)
+    _add_types(with_types.graph.output, b.graph.output)  # ONNX asks for a type there: emitting adds what is known
+    _add_body_types(with_types.graph.node, b.graph.node)
     _same(_graph(with_types.graph, {}, root=True), _graph(b.graph, {}, root=True), "graph")
     assert len(a.functions) == len(b.functions), "functions"
     for f, g in zip(a.functions, b.functions):
         _same(_function(f), _function(g), f"function {f.name}")
+
+
+def _add_types(old: Proto, new: Proto) -> None:
+    """Types of `new` where `old` declares none, or no shape."""
+    for a, b in zip(old, new):
+        if not a.type.WhichOneof("value") or (
+            a.type.HasField("tensor_type")
+            and not a.type.tensor_type.HasField("shape")
+            and a.type.tensor_type.elem_type in (0, b.type.tensor_type.elem_type)
+        ):
+            a.type.CopyFrom(b.type)
+
+
+def _add_body_types(old: Proto, new: Proto) -> None:
+    """The same for what bodies of Loop and Scan take and give, at any depth: files may leave it out."""
+    bodies = [[graph for node in nodes for graph in nested_graphs(node)] for nodes in (old, new)]
+    for inside, found in zip(*bodies):
+        _add_types(inside.input, found.input)
+        _add_types(inside.output, found.output)
+        _add_body_types(inside.node, found.node)
 
 
 def _same(a: Any, b: Any, place: str) -> None:

@@ -9,6 +9,7 @@ import numpy as np
 from ...errors import Declined
 from ...ir import DType, Value
 from ..sketch import WIDE, Sketch
+from .linear import flat_conv
 
 
 def _both(s: Sketch, op: str, a: Value, b: Value, bound: float | None = None) -> Value:
@@ -292,5 +293,5 @@ def squeeze_excite(s: Sketch) -> None:
 BLOCKS = (
     (swish, 4), (hard_sigmoid, 1), (gelu, 3), (mish, 2), (small_activations, 3), (layer_norm, 5), (softmax, 2),
     (l2_normalised, 2), (instance_norm, 2), (attention, 2), (rotary, 2),
-    (rotary_heads, 2), (rotary_tokens, 8), (norm_of_sums, 3), (shuffle, 2), (squeeze_excite, 2),
+    (rotary_heads, 2), (rotary_tokens, 8), (norm_of_sums, 3), (shuffle, 2), (squeeze_excite, 2), (flat_conv, 4),
 )  # fmt: skip

@@ -20,6 +20,19 @@ def conv(s: Sketch) -> None:
         y = after_linear(s, y)
 
 
+def flat_conv(s: Sketch) -> None:
+    """Conv as high as its input, or of one dimension as Keras exports it, then Squeeze, then operators that fold"""
+    x = s.pick(DType.FLOAT, ranks=(4, 3), where=lambda v: _fits_window(s, v))
+    if s.rank(x) == 3:
+        x = s.with_axes("Unsqueeze", x, (2,), 13)
+    channels, height, out = s.size(x, 1), s.size(x, 2), s.choose((1, 4))
+    weight, bias = s.weight((out, channels, height, 3), low=-0.5, high=0.5), s.weight((out,)) if s.chance(0.5) else None
+    y = s.node("Conv", x, weight, bias, pads=s.choose((None, (0, 1, 0, 1))))
+    y = s.with_axes("Squeeze", y, (s.choose((2, -2)),), 13)
+    for _ in range(s.integer(1, 3)):
+        y = after_linear(s, y)
+
+
 def scaled_input(s: Sketch) -> None:
     """Conv of a x + c, the usual scaling of an image, by channel or as a whole, with and without padding"""
     x = s.pick(DType.FLOAT, ranks=(4,), bound=50.0, where=lambda v: _fits_window(s, v))
