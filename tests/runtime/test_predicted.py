@@ -12,6 +12,7 @@ import pytest
 from onnx import TensorProto, helper
 
 from graphopt.kernels.core.levels import LEVELS, available_levels
+from graphopt.measure import ort_session
 from graphopt.onnx_io import load
 from graphopt.runtime import Session
 from graphopt.runtime import session as session_module
@@ -240,6 +241,34 @@ def test_open_sizes_are_assumed(made: dict[str, Path]) -> None:
     found = {value.name: shape for value, shape in assumed_shapes(load(open_model)).items()}
     assert found["ids"] == found["y"] and found["ids"][0] == found["sound"][0] == 1
     assert found["sound"][2] >= 300 and found["z"][2] >= 1  # as many samples as the window needs
+
+
+def test_shapes_behind_operators_of_onnxruntime_are_assumed() -> None:
+    """As onnxruntime gives them: else all behind one, at sizes that a model computes, would count as of one element."""
+    n = helper.make_node
+    weights = {"w": (8, 8), "k": (4, 8, 1, 1), "g": (8,)}
+    nodes = [
+        n("Shape", ["x"], ["sizes"]), n("Expand", ["x", "sizes"], ["e"]),
+        n("FusedMatMul", ["e", "x"], ["scores"], domain="com.microsoft", transB=1, alpha=0.5),
+        n("FusedMatMul", ["scores", "e"], ["m"], domain="com.microsoft", transA=1),
+        n("SkipLayerNormalization", ["m", "e", "g"], ["s", "", "", "sum"], domain="com.microsoft"),
+        n("MultiHeadAttention", ["s", "sum", "sum"], ["a"], domain="com.microsoft", num_heads=2),
+        n("MatMul", ["a", "w"], ["y"]),
+        n("FusedConv", ["image", "k"], ["c"], domain="com.microsoft", activation="Relu"),
+    ]  # fmt: skip
+    inputs = {"x": ["batch", "length", 8], "image": ["batch", 8, "height", "width"]}
+    graph = helper.make_graph(
+        nodes, "own", [helper.make_tensor_value_info(name, TensorProto.FLOAT, dims) for name, dims in inputs.items()],
+        [helper.make_tensor_value_info(name, TensorProto.FLOAT, None) for name in ("scores", "sum", "a", "y", "c")],
+        [onnx.numpy_helper.from_array(np.full(shape, 0.1, np.float32), name) for name, shape in weights.items()],
+    )  # fmt: skip
+    opsets = [helper.make_opsetid("", 17), helper.make_opsetid("com.microsoft", 1)]
+    proto = helper.make_model(graph, opset_imports=opsets, ir_version=9)
+    found = {value.name: shape for value, shape in assumed_shapes(load(proto)).items()}
+    session = ort_session(proto.SerializeToString())
+    results = session.run(None, {name: np.ones(found[name], np.float32) for name in inputs})
+    assert [found[one.name] for one in proto.graph.output] == [result.shape for result in results]
+    assert found["scores"] == (1, 16, 16)
 
 
 def test_fixed_sizes_are_taken_as_they_were_inferred(made: dict[str, Path], monkeypatch: pytest.MonkeyPatch) -> None:

@@ -15,6 +15,8 @@ import onnx
 _OWN = "com.microsoft"
 _NORM = "SimplifiedLayerNormalization"
 _GELUS = ("QuickGelu", "Gelu", "FastGelu", "BiasGelu")
+_SKIPS = ("SkipLayerNormalization", "SkipSimplifiedLayerNormalization")
+_ATTENTION = ("MultiHeadAttention", "GroupQueryAttention")
 _SAME = frozenset((("", _NORM), *((_OWN, name) for name in (_NORM, *_GELUS))))
 """Domains and operators whose first result has the type of their first operand."""
 _WIDTHS = (2, 4, 8)
@@ -23,12 +25,15 @@ _ONE, _TWO, _CODES = (0,), (0, 1), (0, 3)
 _LIKE = {
     **dict.fromkeys(("QLinearAdd", "QLinearMul"), ("Add", _CODES)),
     **dict.fromkeys(
-        ("QLinearSigmoid", "QLinearLeakyRelu", "QLinearSoftmax", "QuantizeLinear", "DequantizeLinear", *_GELUS),
+        (
+            "QLinearSigmoid", "QLinearLeakyRelu", "QLinearSoftmax", "QuantizeLinear", "DequantizeLinear", *_GELUS,
+            "RotaryEmbedding", *_SKIPS,
+        ),
         ("Identity", _ONE),
     ),
     **dict.fromkeys(("MatMulIntegerToFloat", "DynamicQuantizeMatMul"), ("MatMul", _TWO)),
     "QLinearAveragePool": ("AveragePool", _ONE), "QLinearGlobalAveragePool": ("GlobalAveragePool", _ONE),
-    "QGemm": ("Gemm", _CODES),
+    "QGemm": ("Gemm", _CODES), "FusedConv": ("Conv", _TWO),
 }  # fmt: skip
 """For operators of onnxruntime, an ONNX operator whose result has the same shape, if not the same type, and the
 operands that it takes."""
@@ -61,17 +66,42 @@ def put_stand_ins(skeleton: onnx.ModelProto) -> None:
 
 def put_alike_shapes(graph: onnx.GraphProto) -> None:
     """Replace in place operators by ONNX operators with results of the same shape; attributes stay."""
+    nodes: list[onnx.NodeProto] = []
     for node in graph.node:
-        if node.domain != _OWN:
+        nodes.append(node)
+        op, slots = _like(node) if node.domain == _OWN else ("", _ONE)
+        if not op:
             continue
-        op, slots = _LIKE.get(node.op_type, ("", ()))
-        if node.op_type == "QLinearConcat":
-            op, slots = "Concat", tuple(range(2, len(node.input), 3))
-        if op and not any(attribute.name == "channels_last" and attribute.i for attribute in node.attribute):
-            operands = [node.input[slot] for slot in slots]
-            node.op_type, node.domain = op, ""
-            node.ClearField("input")
-            node.input.extend(operands)
+        operands, more = [node.input[slot] for slot in slots], list(node.output[1:])
+        if node.op_type in _SKIPS and any(more[2:]):  # the sum that it norms
+            nodes.append(onnx.helper.make_node("Identity", operands, [more[2]]))
+        if node.op_type == "FusedMatMul":
+            numbers = _numbers(node)
+            terms = ["...ba" if numbers.get("transA") else "...ab", "...cb" if numbers.get("transB") else "...bc"]
+            node.CopyFrom(onnx.helper.make_node(op, operands, node.output, equation=f"{','.join(terms)}->...ac"))
+            continue
+        node.op_type, node.domain = op, ""
+        node.ClearField("input")
+        node.input.extend(operands)
+        del node.output[1:]
+    order = [onnx.NodeProto.FromString(node.SerializeToString()) for node in nodes]
+    del graph.node[:]
+    graph.node.extend(order)
+
+
+def _like(node: onnx.NodeProto) -> tuple[str, Sequence[int]]:
+    """The ONNX operator whose result has the shape of that of one of onnxruntime's, and the operands that it takes; ""
+    where none is known."""
+    numbers = _numbers(node)
+    if numbers.get("channels_last"):
+        return "", _ONE
+    if node.op_type == "QLinearConcat":
+        return "Concat", tuple(range(2, len(node.input), 3))
+    if node.op_type == "FusedMatMul" and not (numbers.get("transBatchA") or numbers.get("transBatchB")):
+        return "Einsum", _TWO
+    if node.op_type in _ATTENTION and len(node.input) > 1 and node.input[1]:  # not packed: as the queries
+        return "Identity", _ONE
+    return _LIKE.get(node.op_type, ("", _ONE))
 
 
 def _walk(nodes: Iterable[onnx.NodeProto]) -> Iterator[onnx.NodeProto]:
