@@ -66,15 +66,14 @@ def put_stand_ins(skeleton: onnx.ModelProto) -> None:
 
 def put_alike_shapes(graph: onnx.GraphProto) -> None:
     """Replace in place operators by ONNX operators with results of the same shape; attributes stay."""
-    nodes: list[onnx.NodeProto] = []
-    for node in graph.node:
-        nodes.append(node)
+    sums: dict[int, onnx.NodeProto] = {}
+    for place, node in enumerate(graph.node):
         op, slots = _like(node) if node.domain == _OWN else ("", _ONE)
         if not op:
             continue
         operands, more = [node.input[slot] for slot in slots], list(node.output[1:])
         if node.op_type in _SKIPS and any(more[2:]):  # the sum that it norms
-            nodes.append(onnx.helper.make_node("Identity", operands, [more[2]]))
+            sums[place] = onnx.helper.make_node("Identity", operands, [more[2]])
         if node.op_type == "FusedMatMul":
             numbers = _numbers(node)
             terms = ["...ba" if numbers.get("transA") else "...ab", "...cb" if numbers.get("transB") else "...bc"]
@@ -84,9 +83,12 @@ def put_alike_shapes(graph: onnx.GraphProto) -> None:
         node.ClearField("input")
         node.input.extend(operands)
         del node.output[1:]
-    order = [onnx.NodeProto.FromString(node.SerializeToString()) for node in nodes]
-    del graph.node[:]
-    graph.node.extend(order)
+    if sums:
+        ordered = onnx.GraphProto()
+        for place, node in enumerate(graph.node):
+            ordered.node.extend((node, sums[place]) if place in sums else (node,))
+        graph.ClearField("node")
+        graph.node.extend(ordered.node)
 
 
 def _like(node: onnx.NodeProto) -> tuple[str, Sequence[int]]:
