@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 from ..ir import Array, Dim, Node, TensorType, Value
 
 SMALL = 4096
@@ -68,3 +70,15 @@ def is_replaceable(result: Value, operand: Value) -> bool:
         return True
     computed_here = operand.producer is not None and operand.graph is result.graph
     return computed_here and not operand.is_result and operand.constant is None
+
+
+def ancestors(values: Iterable[Value]) -> list[Node]:
+    """The nodes that compute values, directly or through the operands of other nodes, each once."""
+    found: dict[Node, None] = {}
+    waiting = [value.producer for value in values]
+    while waiting:
+        node = waiting.pop()
+        if node is not None and node not in found:
+            found[node] = None
+            waiting += [value.producer for value in node.inputs if value is not None]
+    return list(found)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from ...analysis.operands import shape_of
+from ...analysis.operands import ancestors, shape_of
 from ...errors import Declined
 from ...ir import Array, DType, Node, TensorType, Value
 from ...ops import attr
@@ -103,17 +103,10 @@ def _holds_window(pool: Node, x: Value) -> None:
 
 def _never_nan(x: Value) -> None:
     """Declined where an operator upstream may return NaN: onnxruntime's MaxPool prefers the zeros of pads to NaN."""
-    seen, stack = {x}, [x]
-    while stack:
-        node = stack.pop().producer
-        if node is None:
-            continue
+    for node in ancestors([x]):
         divisor = node.input(1) if node.op == "Div" else None
         if node.op in _MAKES_NAN and not (divisor and divisor.constant and divisor.constant.array().all()):
             raise Declined(f"{node.op} before the Pad may return NaN, which MaxPool passes over for a pad")
-        reached = [value for value in node.inputs if value is not None and value not in seen]
-        stack += reached
-        seen.update(reached)
 
 
 def _is_single(x: Value) -> bool:

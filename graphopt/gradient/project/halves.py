@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
+from ...analysis.operands import ancestors
 from ...errors import Declined
 from ...ir import Array, DType, Graph, Model, Node, Port, TensorType, Value, clone_node
 
@@ -56,7 +57,7 @@ def halves(model: Model, seeds: Iterable[str]) -> Halves:
     crossings = tuple(Crossing(f"graphopt.half{i}", _is_shared(v, later, seeded)) for i, v in enumerate(order))
     ports = [Port(c.name, v.type) for c, v in zip(crossings, order)]
     front: dict[Value, Value] = {}
-    before = _graph(model.graph, [v for v in model.graph.inputs if v not in seeded], _ancestors(order), front)
+    before = _graph(model.graph, [v for v in model.graph.inputs if v not in seeded], set(ancestors(order)), front)
     before.set_outputs([front.get(v, v) for v in order], ports)
     back = {v: Value(_type(v, c), c.name) for v, c in zip(order, crossings)}
     after = _graph(model.graph, given, later, back, list(back.values()))
@@ -113,17 +114,6 @@ def _type(value: Value, crossing: Crossing) -> TensorType:
     kind = value.type
     assert isinstance(kind, TensorType) and kind.shape is not None
     return TensorType(kind.dtype, (1, *kind.shape[1:])) if crossing.is_shared else kind
-
-
-def _ancestors(values: Iterable[Value]) -> set[Node]:
-    found: set[Node] = set()
-    waiting = [v.producer for v in values]
-    while waiting:
-        node = waiting.pop()
-        if node is not None and node not in found:
-            found.add(node)
-            waiting += [v.producer for v in node.inputs if v is not None]
-    return found
 
 
 def _graph(
