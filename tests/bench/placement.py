@@ -30,7 +30,7 @@ from graphopt.runtime.lower.ort_types import add_types_from_ort
 from graphopt.runtime.place.assumed import Shapes
 from graphopt.runtime.place.cost import region_nodes
 from graphopt.runtime.place.measured import region_digest
-from graphopt.runtime.place.partition import Segment, constant_nodes, partition
+from graphopt.runtime.place.partition import Partitions, Segment, constant_nodes
 from graphopt.runtime.place.rates import OTHER, WHOLE
 from graphopt.runtime.place.stock import stock_work
 from graphopt.runtime.place.work import BORDER, FEATURES, Work, border_work, region_work
@@ -78,7 +78,7 @@ def measure(path: Path, seconds: float) -> Row:
     model = load(path)
     add_types_from_ort(model)
     shapes = shapes_in_run(model, feeds)
-    segments = partition(model.graph, lower(model.graph))
+    segments = Partitions(model.graph, lower(model.graph)).without(())
     own = {region_digest(segment): segment for segment in segments if segment.is_region}
     regions: dict[str, Row] = {}
     for region, arrays in session.region_inputs(feeds).items() if session.regions else ():

@@ -24,7 +24,7 @@ from graphopt.runtime.place import assumed, cost, predicted
 from graphopt.runtime.place.assumed import Shapes, assumed_shapes
 from graphopt.runtime.place.lowered_model import LoweredModel
 from graphopt.runtime.place.measured import partition_key, region_digest
-from graphopt.runtime.place.partition import Partitions, partition
+from graphopt.runtime.place.partition import Partitions
 from graphopt.runtime.place.rates import ONCE, OTHER, RATES, WHOLE, Cold, LevelRates
 from graphopt.runtime.place.work import BORDER, FEATURES, class_of, features, region_work
 from tests.bench.crossings import sliced
@@ -213,7 +213,7 @@ def test_every_partition_can_be_predicted(made: dict[str, Path], form: str) -> N
     add_types_from_ort(model)
     coverage = lower(model.graph)
     known = assumed_shapes(model)
-    regions = [segment for segment in partition(model.graph, coverage) if segment.is_region]
+    regions = [segment for segment in Partitions(model.graph, coverage).without(()) if segment.is_region]
     assert regions
     costs = cost.Costs(model, known)
     for region in regions:
@@ -319,7 +319,7 @@ def test_one_region_pays_half_for_cold_caches(monkeypatch: pytest.MonkeyPatch) -
     coverage, costs = lower(model.graph), cost.Costs(model, assumed_shapes(model))
     first = next(o for o in coverage.providers.values() if class_of(o) == "DynamicMatMul")
     for left, share in (({*()}, 1.0), ({first}, ONCE)):
-        segments = partition(model.graph, coverage, left)
+        segments = Partitions(model.graph, coverage).without(left)
         found = costs.of(segments)
         assert sum(segment.is_region for segment in segments) == (1 if left else 2)
         assert found.cold == pytest.approx(share * found.kernels) and found.kernels > 0
@@ -350,7 +350,7 @@ def test_the_work_of_products(made: dict[str, Path]) -> None:
     product = next(o for o in coverage.providers.values() if isinstance(o, MatMul))
     assert product.weights.shape == (256, 10)  # channels are filled up to 16
     assert features(product, [(2, 256)], (2, 10)) == (1.0, 512.0, 20.0, 0.0, 2.0 * 256 * 16)
-    segment = next(s for s in partition(model.graph, coverage) if s.is_region)
+    segment = next(s for s in Partitions(model.graph, coverage).without(()) if s.is_region)
     shapes = Shapes(assumed_shapes(model))
     for operation in segment.operations:
         shapes.add(operation)

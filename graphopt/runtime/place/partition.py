@@ -43,11 +43,6 @@ def whole(graph: Graph) -> list[Segment]:
     return [Segment(nodes, graph.inputs, graph.outputs)] if nodes else []
 
 
-def partition(graph: Graph, coverage: Coverage, banned: Collection[Operation] = ()) -> list[Segment]:
-    """The segments of one partition: see `Partitions`."""
-    return Partitions(graph, coverage).without(banned)
-
-
 class Partitions:
     """Partitions of one graph, which must not change meanwhile: what all of them ask is found once."""
 
@@ -98,22 +93,20 @@ class Partitions:
         return self._read[unit]
 
     def _demanded(self, banned: set[Operation]) -> list[Unit]:
-        graph, coverage, constants, place = self.graph, self.coverage, self._constants, self._place
         demanded: dict[Unit, int] = {}
-        stack = list(graph.outputs)
-        seen: set[Value] = set()
-        results_wanted = set(self.graph.outputs)
+        wanted, seen = set(self.graph.outputs), set[Value]()
+        stack = list(self.graph.outputs)
         while stack:
             value = stack.pop()
-            if value in seen or value.producer is None or value.producer not in place:
+            if value in seen or value.producer is None or value.producer not in self._place:
                 continue
             seen.add(value)
-            if value.producer in constants and value not in results_wanted:
+            if value.producer in self._constants and value not in wanted:
                 continue
-            operation = coverage.providers.get(value)
+            operation = self.coverage.providers.get(value)
             unit: Unit = value.producer if operation is None or operation in banned else operation
             if unit not in demanded:
-                demanded[unit] = place[value.producer]
+                demanded[unit] = self._place[value.producer]
                 stack.extend(self._sources(unit))
         made = self._made
         return sorted(demanded, key=lambda unit: (demanded[unit], made[unit] if isinstance(unit, Operation) else 0))
