@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Iterator
+from collections.abc import Collection, Iterator
 from math import prod
 
 import numpy as np
 import onnx
 
 from ..ir import Array
-from ..ops import nested_graphs
+from ..onnx_io.order import reads
+from ..ops import nested_graphs, walk_protos
 
 SMALL = 4096
 """Elements of the largest constant whose values are read: shapes, bounds and scales, but not weights."""
@@ -17,16 +18,9 @@ SMALL = 4096
 
 def walk_nodes(proto: onnx.ModelProto) -> Iterator[onnx.NodeProto]:
     """Every node of the graph, of graphs nested in it and of the model's functions."""
-    yield from _walk(proto.graph.node)
+    yield from walk_protos(proto.graph.node)
     for function in proto.functions:
-        yield from _walk(function.node)
-
-
-def _walk(nodes: Iterable[onnx.NodeProto]) -> Iterator[onnx.NodeProto]:
-    for node in nodes:
-        yield node
-        for graph in nested_graphs(node):
-            yield from _walk(graph.node)
+        yield from walk_protos(function.node)
 
 
 def keep_read(graph: onnx.GraphProto, names: Collection[str]) -> None:
@@ -37,11 +31,7 @@ def keep_read(graph: onnx.GraphProto, names: Collection[str]) -> None:
         if read.isdisjoint(node.output):
             del graph.node[i]
             continue
-        read.update(node.input)
-        for inner in _walk([node]):
-            for nested in nested_graphs(inner):  # which read values of the graphs around them
-                read.update(v.name for v in nested.output)
-                read.update(name for one in nested.node for name in one.input)
+        read |= reads(node)
     for held, kept in ((graph.output, names), (graph.initializer, read)):
         for i in reversed(range(len(held))):
             if held[i].name not in kept:

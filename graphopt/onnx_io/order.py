@@ -8,6 +8,7 @@ from collections.abc import Iterable
 import onnx
 
 from ..errors import ModelError
+from ..ops import nested_graphs
 
 
 def in_order(nodes: Iterable[onnx.NodeProto], place: str) -> list[onnx.NodeProto]:
@@ -39,11 +40,8 @@ def in_order(nodes: Iterable[onnx.NodeProto], place: str) -> list[onnx.NodeProto
 def reads(node: onnx.NodeProto) -> set[str]:
     """The names that a node reads, by its inputs or by captures of its nested graphs."""
     names = {name for name in node.input if name}
-    for attribute in node.attribute:
-        if attribute.HasField("g"):
-            names |= _captured(attribute.g)
-        for graph in attribute.graphs:
-            names |= _captured(graph)
+    for graph in nested_graphs(node):
+        names |= _captured(graph)
     return names
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
@@ -114,6 +114,14 @@ def nested_graphs(node: onnx.NodeProto) -> list[onnx.GraphProto]:
             graphs.append(attribute.g)
         graphs += attribute.graphs
     return graphs
+
+
+def walk_protos(nodes: Iterable[onnx.NodeProto]) -> Iterator[onnx.NodeProto]:
+    """Nodes in order, each before the nodes of the graphs nested in it."""
+    for node in nodes:
+        yield node
+        for graph in nested_graphs(node):
+            yield from walk_protos(graph.node)
 
 
 def initializers_of(graph: onnx.GraphProto) -> Iterator[onnx.TensorProto]:

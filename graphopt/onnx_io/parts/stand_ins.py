@@ -7,10 +7,12 @@ shapes. A stand-in has the type of the result, and an additional input where it 
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Sequence
 from math import prod
 
 import onnx
+
+from ...ops import walk_protos
 
 _OWN = "com.microsoft"
 _NORM = "SimplifiedLayerNormalization"
@@ -46,7 +48,7 @@ def put_stand_ins(skeleton: onnx.ModelProto) -> None:
         declared = value.type.tensor_type
         shapes[value.name] = tuple(d.dim_value for d in declared.shape.dim), declared.elem_type
     given: dict[tuple[int, ...], str] = {}
-    for node in _walk(skeleton.graph.node):
+    for node in walk_protos(skeleton.graph.node):
         if any(node.output[1:]) or not node.input:
             continue
         kind, sizes = (node.domain, node.op_type), _numbers(node)
@@ -104,17 +106,6 @@ def _like(node: onnx.NodeProto) -> tuple[str, Sequence[int]]:
     if node.op_type in _ATTENTION and len(node.input) > 1 and node.input[1]:  # not packed: as the queries
         return "Identity", _ONE
     return _LIKE.get(node.op_type, ("", _ONE))
-
-
-def _walk(nodes: Iterable[onnx.NodeProto]) -> Iterator[onnx.NodeProto]:
-    for node in nodes:
-        yield node
-        for attribute in node.attribute:
-            if attribute.type == onnx.AttributeProto.GRAPH:
-                yield from _walk(attribute.g.node)
-            elif attribute.type == onnx.AttributeProto.GRAPHS:
-                for graph in attribute.graphs:
-                    yield from _walk(graph.node)
 
 
 def _numbers(node: onnx.NodeProto) -> dict[str, int]:
