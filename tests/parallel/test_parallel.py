@@ -53,14 +53,45 @@ def pool() -> Iterator[ProcessWorkers]:
         yield workers
 
 
-def test_content_goes_to_workers_that_lack_it(pool, tmp_path):
-    assert all(ordered(pool, work.met, [((str(tmp_path), number, 2), {}) for number in range(2)]))  # both have started
+def test_content_goes_to_workers_that_lack_it(pool):
     data = os.urandom(1 << 20)
     counting = Counting(pool)
     calls = [((number, digest_of(data)), {digest_of(data): data}) for number in range(40)]
     assert list(ordered(counting, work.weighed, calls)) == [(number, 1 << 20) for number in range(40)]
     assert list(ordered(counting, work.weighed, calls)) == [(number, 1 << 20) for number in range(40)]
-    assert 2 <= len(counting.sent) <= 6 and counting.tasks == 80 + len(counting.sent) - 2  # two went along unasked
+    assert len(counting.sent) >= 2 and counting.tasks == 80 + len(counting.sent) - 2  # two went along unasked
+
+
+class InTurn(Executor):
+    """Two workers, each with its own store, that take tasks as they come: one after the other, in a given order."""
+
+    def __init__(self, turns: str, monkeypatch: pytest.MonkeyPatch) -> None:
+        self._max_workers, self.turns = 2, iter(turns)
+        self.stores, self.monkeypatch = {"a": Store(), "b": Store()}, monkeypatch
+
+    def submit(self, fn: Any, /, *args: Any, **kwargs: Any) -> Future[Any]:
+        store, future = self.stores[next(self.turns, "a")], Future[Any]()
+        with self.monkeypatch.context() as patch:
+            patch.setattr(sys.modules["graphopt.parallel.ordered"], "STORE", store)
+            patch.setattr(sys.modules["graphopt.parallel.content"], "STORE", store)
+            future.set_result(fn(*args, **kwargs))
+        return future
+
+
+@pytest.mark.parametrize(
+    ("turns", "sent"),
+    [
+        ("ababab", 2),  # one each
+        ("aabbb", 3),  # the first worker took both: the second asks once
+        ("aababb", 4),  # what the second asked for went to the first: it asks again
+        ("aaaaaa", 2),  # nobody else asks
+    ],
+)
+def test_content_is_sent_once_to_each_worker_that_asks(turns, sent, monkeypatch):
+    counting = Counting(InTurn(turns, monkeypatch))
+    calls = [((number, digest_of(b"abc")), {digest_of(b"abc"): b"abc"}) for number in range(20)]
+    assert list(ordered(counting, work.weighed, calls)) == [(number, 3) for number in range(20)]
+    assert len(counting.sent) == sent and counting.tasks == 20 + sent - 2
 
 
 def test_threads_and_no_executor_share_our_content():

@@ -40,12 +40,3 @@ def slow(folder: str, number: int) -> int:
     time.sleep(0.05)
     file.unlink()
     return number
-
-
-def met(folder: str, number: int, workers: int) -> bool:
-    """Whether as many tasks as there are workers run at once: each leaves a file, and waits for those of the others."""
-    Path(folder, str(number)).touch()
-    end = time.monotonic() + 60
-    while (found := len(list(Path(folder).iterdir()))) < workers and time.monotonic() < end:
-        time.sleep(0.01)
-    return found == workers
