@@ -59,7 +59,7 @@ def quantize_recurrent(model: Model, options: Quantize, context: StageContext) -
         chosen.append(original)
         worst: int | None = None
         if options.mode == "weights":
-            _store(copy, node, options)
+            _store(copy, node, options, context.target == "onnxruntime" and not is_large(model))
         else:
             worst = _run_on_codes(copy, node, options, context.target)
         exact = FLOAT_PRODUCTS if worst is None else pair_certificate(worst, options, context.target)
@@ -101,15 +101,16 @@ def _check(node: Node, name: str, options: Quantize, target: str) -> None:
         raise Declined("its layout is batch first", node)
 
 
-def _store(model: Model, node: Node, options: Quantize) -> None:
-    """W = DequantizeLinear(codes), one scale for each row of a gate, which both directions share."""
+def _store(model: Model, node: Node, options: Quantize, at_load: bool) -> None:
+    """W = DequantizeLinear(codes), or the same numbers computed as the model loads; one scale for each row of a gate,
+    which both directions share."""
     for slot in (1, 2):
         value, weight = node.inputs[slot], node.constant(slot)
         assert value is not None and weight is not None
         array = np.asarray(weight.array())  # [directions, gates · hidden, inputs]
         scale = nonzero_scales(np.abs(array).max(axis=(0, 2)) / np.float32(127))
         codes = np.clip(np.rint(array / scale[None, :, None]), -127, 127).astype(np.int8)
-        read = dequantized(model.graph, node, codes, scale, 1, value.name, dtype=options.weight_dtype)
+        read = dequantized(model.graph, node, codes, scale, 1, value.name, dtype=options.weight_dtype, at_load=at_load)
         model.graph.set_input(node, slot, read)
 
 

@@ -46,7 +46,7 @@ def quantize(model: Model, options: Quantize, context: StageContext) -> tuple[Mo
         )
     _check_names(options, model, context.quality.reference)
     quantized, report = _quantize_wide(model, options, context)
-    report = _with_warning(report, options)
+    report = _with_warning(report, options, context.target)
     return quantized, replace(report, seconds=time.perf_counter() - start)
 
 
@@ -118,12 +118,14 @@ def _quantize_in_mode(
     return recurrent.model if recurrent.reports else rooted, report
 
 
-def _with_warning(report: StageReport, options: Quantize) -> StageReport:
+def _with_warning(report: StageReport, options: Quantize, target: str) -> StageReport:
     """The report, with a warning (also logged) where weights stored for their size cost time."""
     speed = report.facts.speed if isinstance(report.facts, QuantizeFigures) else None
     if options.mode != "weights" or not report.changed or speed is None or speed >= SLOWER:
         return report
     warning = f"slower than float here ({speed:.2f}×): stored weights are for small files, not for speed"
+    if target == "portable":
+        warning += '; with target="onnxruntime" those that cost it time become floats as it loads'
     logging.getLogger("graphopt").warning("quantize weights: %s", warning)
     return replace(report, summary=f"{report.summary}; {warning}")
 

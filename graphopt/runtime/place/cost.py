@@ -11,7 +11,7 @@ from ..lower.traits import Operation, Shape
 from .assumed import Shapes
 from .partition import Segment, constant_nodes
 from .rates import BETWEEN, CROSSING, CUT, OTHER, RATES, SEGMENT, SESSION, WHOLE, LevelRates, Rates, cold_share
-from .stock import work_by_node
+from .stock import AS_COMPUTED, AS_STORED, work_by_node
 from .stored import is_multiplied_as_stored, is_stored, may_be_computed
 from .work import Work, border_work, class_of, operation_numbers
 
@@ -107,6 +107,14 @@ def computes_weights(nodes: Sequence[Node], shapes: Callable[[], Mapping[Value, 
     rates = RATES[available_levels()[0].name].onnxruntime
     stored, computed = (sum(seconds_by_node(nodes, known, rates, computed=c).values()) for c in (False, True))
     return computed < stored
+
+
+def floats_multiply_faster(rows: int, inputs: int, outputs: int) -> bool:
+    """Whether onnxruntime is predicted to multiply `rows` by a matrix faster with weights dequantized once, at loading,
+    than by the codes."""
+    work = [1.0, float(rows * inputs), float(rows * outputs), float(inputs * outputs), float(rows * inputs * outputs)]
+    rates = RATES[available_levels()[0].name].onnxruntime
+    return seconds_of({AS_COMPUTED: work}, rates) < seconds_of({AS_STORED: work}, rates)
 
 
 def seconds_by_node(

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field, replace
 
 import numpy as np
 
-from ....calibration import Extent, choose_range
+from ....calibration import Extent, Shapes, choose_range
 from ....ir import Array, Model, Node, Value
 from ....kernels.tensors.quantization import Quantization
 from ..numerics.grids import Codes, NarrowGrid, activation_grid, bias_codes, merged_extent, narrow_grid
@@ -28,8 +28,9 @@ class Assignment:
 
     units: the units on integers. grids: of every quantizable activation. codes: of each linear operator. channels:
     grids of per-channel activations, whose entry in `grids` is the one that integer operators see. target: the runtime
-    that the model is for. shared: weights with several readers. narrow: grids of activations
-    that layers read in fewer than 8 bits; other operators read the 8 bits of `grids`. store: of the codes' forms.
+    that the model is for. shared: weights with several readers. narrow: grids of activations that layers read in fewer
+    than 8 bits; other operators read the 8 bits of `grids`. store: of the codes' forms. shapes: of values on the sample
+    for timing; none for a large model.
     """
 
     model: Model
@@ -42,6 +43,7 @@ class Assignment:
     shared: Shared = field(default_factory=Shared)
     narrow: dict[Value, NarrowGrid] = field(default_factory=dict)
     store: CodeStore = field(default_factory=CodeStore)
+    shapes: Shapes = field(default_factory=dict)
 
     @property
     def packs(self) -> bool:

@@ -42,9 +42,8 @@ class CalibratedModel:
     """A model with all data needed to place its units on integers or float.
 
     extents: of activations over `samples` feeds. solved: codes of each linear operator; finer: fallback codes, of 8
-    bits where fewer were requested, and in mode dynamic those read as floats. assignment: of all units. shapes: of
-    values on `feed`, the sample for timing. grids: of activations, by calibration method; the assignment uses the first
-    method's.
+    bits where fewer were requested, and in mode dynamic those read as floats. assignment: of all units. feed: the
+    sample for timing. grids: of activations, by calibration method; the assignment uses the first method's.
     """
 
     model: Model
@@ -56,8 +55,12 @@ class CalibratedModel:
     finer: FinerCodes
     assignment: Assignment
     feed: dict[str, Any]
-    shapes: Shapes
     grids: dict[str, Grids]
+
+    @property
+    def shapes(self) -> Shapes:
+        """The shapes of values on `feed`; none for a large model."""
+        return self.assignment.shapes
 
 
 SLOW = "onnxruntime is slow at convolutions quantized while they run"
@@ -99,15 +102,15 @@ def calibrate_model(model: Model, options: Quantize, context: StageContext) -> C
     solved, finer = solve_layers(model, usable, grids, options, context, feeds, nearest, shared, store)
     codes = {node: s.codes for node, s in solved.items()}
     activations = next(iter(grids.values()), {})
-    assignment = Assignment(
-        model, frozenset(usable), activations, codes, options, target=context.target, shared=shared,
-        narrow=narrow_grids(usable, extents, options), store=store,
-    )  # fmt: skip
     count, feed = max(feeds.count, 1), timing_feed(context)
     values = [*(v for u in usable for v in (*u.inputs, *u.outputs)), *macs_values(model)]
     is_dear = options.mode == "weights" and is_large(model)  # nothing is timed, and a run reads all weights
     shapes = {} if is_dear else shapes_at(model, values, feed)
-    return CalibratedModel(model, options, units, extents, count, solved, finer, assignment, feed, shapes, grids)
+    assignment = Assignment(
+        model, frozenset(usable), activations, codes, options, target=context.target, shared=shared,
+        narrow=narrow_grids(usable, extents, options), store=store, shapes=shapes,
+    )  # fmt: skip
+    return CalibratedModel(model, options, units, extents, count, solved, finer, assignment, feed, grids)
 
 
 def _observed(

@@ -1,11 +1,14 @@
-"""Constants stored as codes, with a DequantizeLinear for their readers."""
+"""Constants stored as codes, with a DequantizeLinear for their readers, or nodes that are folded as a model loads."""
 
 from __future__ import annotations
+
+from typing import Any
 
 import numpy as np
 
 from ....ir import Array, Constant, DType, Graph, Node, TensorType, Type, Value
 from ....kernels.tensors.quantization import Quantization
+from ....ops import update_types
 from ..numerics.per_channel import ChannelGrid
 
 
@@ -20,8 +23,11 @@ def dequantized(
     block: int | None = None,
     zero: Array | None = None,
     dtype: DType | None = None,
+    at_load: bool = False,
 ) -> Value:
     """The result of DequantizeLinear on constant codes, inserted before `reader`.
+
+    at_load: (Cast(codes) − zero) · scale in its place, the same numbers, which runtimes fold as they load.
 
     scale: one number (axis None), one for each index of `axis`, or with `block` in the codes' shape divided by it along
     `axis`. zero: int8 zero points in the shape of `scale`, with `block`; None for 0. dtype: the stored type of int8
@@ -34,6 +40,8 @@ def dequantized(
     else:
         codes, zero_point = stored_codes(codes, dtype)
         packed = constant(codes, name, "codes", dtype)
+    if at_load:
+        return _computed_at_load(graph, reader, packed, scale, axis, name, block, zero, zero_point, dtype)
     assert packed.constant is not None
     kind = packed.constant.dtype
     if dtype is DType.INT2:
@@ -57,6 +65,47 @@ def dequantized(
     node.output.type = TensorType(DType.FLOAT, codes.shape)
     graph.insert_before(reader, node)
     return node.output
+
+
+def _computed_at_load(
+    graph: Graph, reader: Node, packed: Value, scale: Array, axis: int | None, name: str, block: int | None,
+    zero: Array | None, zero_point: int, dtype: DType | None,
+) -> Value:  # fmt: skip
+    """(Cast(codes) − zero) · scale; arguments as those of `dequantized`."""
+    assert packed.constant is not None
+    shape = packed.constant.shape
+
+    def emit(role: str, op: str, *inputs: Value, **attrs: Any) -> Value:
+        node = Node(op, inputs, attrs)
+        node.made_by, node.output.name = "quantize", f"{name}_{role}" if name else ""
+        graph.insert_before(reader, node)
+        update_types(node)
+        return node.output
+
+    def floats(codes: Value, role: str) -> Value:
+        if dtype in (DType.INT4, DType.INT2):  # onnxruntime casts them to integers only
+            codes = emit(f"{role}_bytes", "Cast", codes, to=int(DType.INT8))
+        return emit(f"{role}_floats", "Cast", codes, to=int(DType.FLOAT))
+
+    def spread(values: Value, role: str) -> Value:
+        """Values of blocks, for each input of a block."""
+        if block is None or axis is None:
+            return values
+        of_block = constant(np.arange(shape[axis]) // block, name, f"{role}_blocks")
+        return emit(f"{role}_spread", "Gather", values, of_block, axis=axis)
+
+    result = floats(packed, "codes")
+    if zero is not None:
+        zeros = constant(stored_codes(zero, dtype)[0], name, "zero", dtype)
+        result = emit("centered", "Sub", result, spread(floats(zeros, "zero"), "zero"))
+    elif zero_point:
+        result = emit("centered", "Sub", result, constant(np.array(zero_point, np.float32), name, "zero"))
+    scales = np.asarray(scale, np.float32)
+    if axis is None:
+        scales = scales.reshape(-1)[:1].reshape(())
+    elif block is None:
+        scales = scales.reshape(*(-1 if k == axis % len(shape) else 1 for k in range(len(shape))))
+    return emit("dequantized", "Mul", result, spread(constant(scales, name, "scale"), "scale"))
 
 
 def stored_codes(codes: Array, dtype: DType | None) -> tuple[Array, int]:

@@ -12,13 +12,14 @@ from ....ops import update_types
 from ..candidates.assignment import Assignment
 from ..candidates.units import Unit
 from ..numerics.grids import Codes
+from .at_load import converts_at_load
 from .constants import constant, dequantized, stored_codes
 from .mapped_clone import MappedClone
 from .packed import multiply_packed
 
 
 def store_weights(clone: MappedClone, unit: Unit, codes: Codes, assignment: Assignment) -> None:
-    """y = W x with W = DequantizeLinear(codes).
+    """y = W x with W = DequantizeLinear(codes), or the same numbers computed as the model loads.
 
     Codes of 4 bits are packed, two a byte; for target "onnxruntime" products with codes in blocks become its
     MatMulNBits.
@@ -41,7 +42,10 @@ def store_weights(clone: MappedClone, unit: Unit, codes: Codes, assignment: Assi
         axis = 1 - axis
         scale = store.form(codes, "scale", lambda: linear.stored(codes.scale))
         zero = None if codes.zero is None else linear.stored(codes.zero)
-    read = dequantized(graph, node, stored, scale, axis, name, block=codes.block, zero=zero, dtype=dtype)
+    read = dequantized(
+        graph, node, stored, scale, axis, name, block=codes.block, zero=zero, dtype=dtype,
+        at_load=converts_at_load(unit, assignment),
+    )  # fmt: skip
     graph.set_input(node, 1, read)
     _set_bias(clone, unit, codes)
 

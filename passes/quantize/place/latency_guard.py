@@ -18,6 +18,7 @@ from ....measure import Timing, compare_latency, ort_session, own_clock
 from ..candidates.assignment import Assignment
 from ..candidates.calibrated_model import CalibratedModel
 from ..candidates.units import Unit, useful
+from ..emit.at_load import converts_at_load
 from ..emit.qdq import build
 from .cost_model import measure_costs, structure_digest
 from .min_cut import cheapest
@@ -116,7 +117,11 @@ def _key(assignment: Assignment, feed: Mapping[str, Any], target: str) -> str:
     """The key of an assignment's time: the model's structure, and the units on integers."""
     order, options = assignment.order, assignment.options
     codes = {u: assignment.codes[u.node] for u in assignment.units if u.linear is not None}
-    bits = sorted((order[u], of.bits, of.block or 0, *(["stored"] * of.is_stored)) for u, of in codes.items())
+    loaded = {u for u in codes if options.mode == "weights" and converts_at_load(u, assignment)}
+    bits = sorted(
+        (order[u], of.bits, of.block or 0, *(["stored"] * of.is_stored), *(["at load"] * (u in loaded)))
+        for u, of in codes.items()
+    )
     placed = sorted(order[u] for u in assignment.units)
     kind = f"{options.format} {options.activation_type}{' by channel' * bool(assignment.channels)}"
     text = f"{structure_digest(assignment, feed)} {target} {placed} {bits} {kind}"
