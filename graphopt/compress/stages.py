@@ -13,7 +13,7 @@ from ..calibration.prompts import TEXTS
 from ..calibration.source import CalibrationData
 from ..errors import ModelError
 from ..ir import Model, clone_model
-from ..machine.sessions import is_refusal
+from ..machine.sessions import ASLEEP, is_refusal
 from ..measure import SAMPLES, MakeSession, Metric, Quality, ort_session, taking_floats
 from ..onnx_io import is_large
 from ..pipeline import Progress
@@ -69,7 +69,7 @@ def session_maker(target: str, threads: int | None = None) -> MakeSession:
         from ..runtime import session_of
 
         return lambda model: session_of(model, threads)
-    return lambda model: taking_floats(ort_session(model, threads=threads or 0))
+    return lambda model: taking_floats(ort_session(model, threads=threads or 0, options=ASLEEP))
 
 
 def run_stages(

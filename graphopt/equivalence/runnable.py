@@ -15,7 +15,7 @@ import onnxruntime as ort
 from ..errors import ModelError, OptionError, did_you_mean, one_line
 from ..ir import Array
 from ..ir import Model as IRModel
-from ..machine.sessions import LARGE, open_session, session_options, spare_memory
+from ..machine.sessions import ASLEEP, LARGE, open_session, session_options, spare_memory
 from ..onnx_io import is_large, to_proto
 from ..onnx_io.lend import Emission, WeightPool, lent_emission, on_disk
 from ..onnx_io.parts.apart import LENDABLE, with_lent
@@ -137,7 +137,7 @@ class RunnableModel:
         folder = str(self.folder) if self.folder is not None and self.external_bytes else ""
         if self.is_large or self._packs:
             proto, lends, folder = on_disk(proto, self.lent, str(self.folder or ""))
-        entries = {"session.x64quantprecision": "1"} if precise else {}
+        entries = {"session.x64quantprecision": "1", **ASLEEP} if precise else ASLEEP
         options = session_options(threads=threads, optimize=optimize, folder=folder, entries=entries)
         if self.is_large:
             spare_memory(options, self._outside, half_bytes(proto))

@@ -22,6 +22,12 @@ PACKED = 5 << 28
 2 GB. MatMulNBits takes five times as long with unpacked weights."""
 
 
+ASLEEP = {"session.intra_op.allow_spinning": "0"}
+"""A configuration in which threads of a session sleep while they wait: sessions that only judge or calibrate are too
+many and too short for threads that spin. Dynamic quantization of MiniLM takes 16.3 s of two busy cores in place of
+21.7: `python -m tests.bench.minilm_int8`."""
+
+
 def session_options(
     *, threads: int | None = 1, optimize: bool = True, folder: str = "", entries: Mapping[str, str] | None = None
 ) -> onnxruntime.SessionOptions:

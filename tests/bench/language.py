@@ -68,7 +68,7 @@ def made(
         "ort-hqq": lambda: rival.HQQWeightOnlyQuantConfig(block_size=32),
         "ort-gptq": lambda: rival.GPTQWeightOnlyQuantConfig([*map(feed, windows["calibration"][:prompts])]),
     }
-    quantizer = rival.MatMulNBitsQuantizer(onnx.load(model), algo_config=configs[form]())
+    quantizer = rival.MatMulNBitsQuantizer(onnx.load(model), block_size=32, algo_config=configs[form]())
     try:
         quantizer.process()
     except ImportError as error:

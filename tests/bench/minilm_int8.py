@@ -11,6 +11,7 @@ import argparse
 import subprocess
 import sys
 import tempfile
+import time
 from pathlib import Path
 from typing import Any
 
@@ -112,16 +113,17 @@ def main() -> None:
         "size",
         "speed, 32 tokens",
         "MACs",
+        "CPU s",
     ):
         table.add_column(heading, justify="left" if "float" in heading else "right")
     long = encode(" ".join(["river"] * 30))
     for mode in arguments.modes:
-        drops, speeds = [], []
+        drops, speeds, seconds = [], [], []
         for seed in range(arguments.seeds):
             options = graphopt.Quantize(mode=mode, calibrate_method=arguments.method, min_sqnr=10, min_top1=0)
-            result = graphopt.optimize(
-                path, quantize=options, calibration=texts(encode, seed), validate=False, seed=seed
-            )
+            calibration, start = texts(encode, seed), time.process_time()
+            result = graphopt.optimize(path, quantize=options, calibration=calibration, validate=False, seed=seed)
+            seconds.append(time.process_time() - start)
             blob = result.model.SerializeToString()
             drops.append(base - correlation(ort_session(blob, threads=0), encode))
             sessions = {"float": ort_session(str(path)), "int8": ort_session(blob)}
@@ -129,7 +131,7 @@ def main() -> None:
         share = (result.report.stages[0].figures or {}).get("share_of_macs", 0.0)
         table.add_row(
             mode, f"{np.mean(drops):+.4f}", f"{max(drops):+.4f}", f"{len(blob) / path.stat().st_size:.2f}",
-            f"{np.mean(speeds):.2f}", f"{share:.0%}",
+            f"{np.mean(speeds):.2f}", f"{share:.0%}", f"{np.mean(seconds):.1f}",
         )  # fmt: skip
         Console(width=120).print(table)
 

@@ -6,6 +6,9 @@ import onnxruntime
 import pytest
 
 import graphopt
+from graphopt import onnx_io
+from graphopt.compress.stages import session_maker
+from graphopt.equivalence.runnable import open_runnable
 from graphopt.errors import ModelError
 from graphopt.machine.sessions import EXTERNAL_FOLDER, open_as_optimized, open_session, session_options
 
@@ -41,6 +44,12 @@ def test_entries_are_set():
     settings = session_options(folder="weights", entries={"session.intra_op.allow_spinning": "0"})
     assert settings.get_session_config_entry(EXTERNAL_FOLDER) == "weights"
     assert settings.get_session_config_entry("session.intra_op.allow_spinning") == "0"
+
+
+def test_threads_of_sessions_that_judge_sleep_while_they_wait():
+    model = onnx_io.load(scale(np.ones(4, np.float32)))
+    for session in (session_maker("portable")(model), open_runnable(model).session(optimize=True).session):
+        assert session.get_session_options().get_session_config_entry("session.intra_op.allow_spinning") == "0"
 
 
 def test_a_model_in_memory_finds_its_weights_in_the_folder(tmp_path):

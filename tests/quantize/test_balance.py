@@ -8,6 +8,7 @@ import pytest
 
 import graphopt
 from graphopt import onnx_io
+from graphopt.calibration import stream
 from graphopt.compress.stages import stage_context
 from graphopt.ir import Model, clone_model
 from graphopt.measure import ort_session
@@ -128,3 +129,104 @@ def test_integers_are_closer_where_channels_are_uneven():
         wrong = results(result.model.SerializeToString(), 9) - results(proto.SerializeToString(), 9)
         noise.append(float(np.square(wrong).sum()))
     assert noise[0] < 0.8 * noise[1]
+
+
+NORMS = {
+    "LayerNormalization": "n = LayerNormalization(x, g, b)",
+    "SimplifiedLayerNormalization": "n = SimplifiedLayerNormalization(x, g)",
+    "SkipLayerNormalization": "n = com.microsoft.SkipLayerNormalization(x, x, g, b)",
+    "Mul": "n = Mul(g, x)",
+}
+
+
+def normed(body: str, **weights: np.ndarray) -> onnx.ModelProto:
+    """Products behind a norm with uneven gains."""
+    rng = np.random.default_rng(0)
+    made = {"g": np.exp(rng.uniform(-2, 2, 64)), "b": rng.standard_normal(64)}
+    made |= {name: rng.standard_normal((64, 32)) / 8 for name in "wv"} | weights
+    model = onnx.parser.parse_model(
+        f"""<ir_version: 8, opset_import: ["" : 17, "com.microsoft" : 1]>
+        net (float[N,8,64] x) => (float[N,8,M] y) {{ {body} }}"""
+    )
+    read = {name for node in model.graph.node for name in node.input}
+    arrays = {name: np.asarray(array, np.float32) for name, array in made.items() if name in read}
+    model.graph.initializer.extend(onnx.numpy_helper.from_array(array, name) for name, array in arrays.items())
+    return model
+
+
+def rows(count: int = 4, seed: int = 0) -> list[dict[str, np.ndarray]]:
+    rng = np.random.default_rng(seed)
+    return [{"x": rng.standard_normal((1, 8, 64)).astype(np.float32)} for _ in range(count)]
+
+
+def scaled(proto: onnx.ModelProto, **options: object) -> tuple[Model, Model, int]:
+    """The model before and after, and how many norms were scaled."""
+    model = onnx_io.load(proto)
+    copy = clone_model(model)
+    quantize = graphopt.Quantize("weights", **{"weight_type": "int4", **options})
+    return model, copy, balance(copy, quantize, stage_context(copy, rows()))
+
+
+BOTH = "p = MatMul(n, w) q = MatMul(n, v) y = Add(p, q)"
+
+
+@pytest.mark.parametrize("norm", NORMS)
+def test_inputs_behind_a_norm_are_scaled_by_their_sizes_and_gains_take_the_factors_back(norm):
+    model, copy, count = scaled(normed(f"{NORMS[norm]} {BOTH}"))
+    assert count == 1
+    before, after = (ort_session(m).run(None, rows(1, 5)[0])[0] for m in (model, copy))
+    assert np.abs(before - after).max() < 1e-5 * np.abs(before).max()
+    found = []
+    for m in (model, copy):
+        products = [node for node in m.graph if node.op == "MatMul"]
+        source = products[0].inputs[0].producer
+        found.append([source.constant(0 if norm == "Mul" else 2 if "Skip" in norm else 1).array()])
+        found[-1] += [product.constant(1).array() for product in products]
+    gains, first, second = (b / a for a, b in zip(*found))
+    assert np.allclose(first, second, rtol=1e-5) and np.allclose(first, 1 / gains[:, None], rtol=1e-5)
+    source = next(node for node in model.graph if node.op == "MatMul").inputs[0]
+    sizes = np.mean([np.abs(arrays[source]).mean(axis=(0, 1)) for arrays in stream(model, [source], rows(3))], axis=0)
+    least = np.maximum(sizes, 0.03 * sizes.max()) ** 0.2
+    assert np.allclose(first[:, 0], least / np.exp(np.log(least).mean()), rtol=1e-4)
+
+
+@pytest.mark.parametrize("body", [
+    "n = LayerNormalization(x, g, b) p = MatMul(n, w) q = MatMul(n, w) y = Add(p, q)",  # a weight with two readers
+    "n = LayerNormalization(x, g, b) p = MatMul(n, w) r = ReduceSum(n) y = Add(p, r)",  # another reader
+    "n = Mul(x, x) y = MatMul(n, w)",  # no gains
+    "s = ReduceSum(x) n = LayerNormalization(x, s, b) y = MatMul(n, w)",  # gains that are computed
+    "n = Softmax(x) y = MatMul(n, w)",
+])  # fmt: skip
+def test_norms_with_other_readers_or_gains_stay_as_they_are(body):
+    assert scaled(normed(body))[2] == 0
+
+
+@pytest.mark.parametrize(("factor", "count"), [(1, 0), (2, 1)])
+def test_a_head_tied_to_a_table_by_content_stays_one_with_it(factor, count):
+    table = np.random.default_rng(1).standard_normal((256, 64))
+    body = """n = LayerNormalization(x, g, b) p = MatMul(n, w) i = ArgMax<axis=2, keepdims=0>(x) r = Gather(t, i)
+        s = ReduceMean<axes=[2]>(r) y = Add(p, s)"""
+    assert scaled(normed(body, t=table, w=factor * table.T))[2] == count
+
+
+@pytest.mark.parametrize("options", [{"weight_type": "int8"}, {"equalize": False}, {"op_types_to_quantize": ("Gemm",)}])
+def test_norms_stay_as_they_are_unless_weights_behind_are_stored_in_few_bits(options):
+    assert scaled(normed(f"n = LayerNormalization(x, g, b) {BOTH}"), **options)[2] == 0
+
+
+def test_made_up_inputs_scale_no_norm():
+    model = onnx_io.load(normed(f"n = LayerNormalization(x, g, b) {BOTH}"))
+    assert balance(model, graphopt.Quantize("weights", weight_type="int4"), stage_context(model, None)) == 0
+
+
+def test_stored_weights_err_less_behind_scaled_norms():
+    proto, noise = normed(f"n = LayerNormalization(x, g, b) {BOTH}"), []
+    for equalize in (True, False):
+        quantize = graphopt.Quantize("weights", weight_type="int4", equalize=equalize, min_sqnr=-np.inf, min_top1=0)
+        result = graphopt.optimize(proto, calibration=rows(64), quantize=quantize, target="onnxruntime", validate=False)
+        sessions, wrong = [ort_session(m.SerializeToString()) for m in (proto, result.model)], 0.0
+        for feed in rows(32, 9):
+            expected, found = (session.run(None, feed)[0] for session in sessions)
+            wrong += float(np.square(found - expected).sum())
+        noise.append(wrong)
+    assert noise[0] < 0.97 * noise[1]

@@ -9,11 +9,17 @@ channels of an activation, and all inputs of a row of weights, so both favor cha
 
 makes a compromise (Xiao et al. 2023, "SmoothQuant"; Nagel et al. 2019 from weights alone, see `numerics.equalize`). On
 the calibration data Clip cuts exactly the same elements as before; on other data it may cut a channel sooner.
+
+Of stored weights in blocks, inputs of products behind a norm are scaled, and its gains take the factors back:
+
+    W n(x; g) = (W S) n(x; S⁻¹ g)     s = (E|n(x)|)^α
+
+The inputs of a block share a step, so larger inputs get finer ones (Lin et al. 2023, "AWQ").
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import islice
 from typing import Any
@@ -22,11 +28,14 @@ import numpy as np
 
 from ....calibration import stream
 from ....compress.context import StageContext
-from ....compress.layers.linear import Linear, linear_of
+from ....compress.layers.linear import PRODUCTS, Linear, linear_of
 from ....errors import Declined
-from ....ir import Array, Constant, Graph, Model, Node, TensorType, Value, captures
+from ....ir import Array, Constant, DType, Graph, Model, Node, TensorType, Value, captures
+from ....onnx_io import is_large
 from ...fold.weights import scale_conv_inputs
 from ..options import Quantize
+from .shared import share_weights
+from .units import find_tables, find_units, layer_units
 
 SHARES = {4: 0.7, 8: 0.5}
 """α by the bits of activations, where readers sum over channels; 1 where none does (depthwise), since each row of
@@ -34,6 +43,16 @@ weights then reads one channel. `python -m tests.bench.below8` shows the effect.
 LEAST = 0.03
 """The smallest size of a channel, relative to the largest: unseen samples may exceed the observed size. As for scales a
 channel (`numerics.per_channel`)."""
+NORMED, SEEN = 0.2, 3
+"""α of inputs behind a norm, and the samples that show their sizes. Of 9 groups of layers of SmolLM2-135M at 4 bits,
+rounded with covariances, the error on other texts is with 0.1, 0.2, 0.35 and 0.5 as 0.94, 0.91, 0.93 and 1.05 for what
+attention reads, as 0.98, 0.97, 0.98 and 1.04 for what gated layers read, where it is 1 with 0: one α serves all. KL on
+Wikipedia falls from 0.138 to 0.129: `python -m tests.bench.language`."""
+GAINS = {
+    "LayerNormalization": (1, 2), "RMSNormalization": (1,), "SimplifiedLayerNormalization": (1,),
+    "com.microsoft::SkipLayerNormalization": (2, 3), "com.microsoft::SkipSimplifiedLayerNormalization": (2,),
+}  # fmt: skip
+"""The slots of an operator's gains and shifts along the last axis; Mul has its constant's."""
 HOMOGENEOUS = frozenset(("Relu", "MaxPool", "AveragePool", "GlobalAveragePool", "Identity"))
 """Operators with f(s z) = s f(z) for each channel; Add, Clip and Flatten satisfy it conditionally."""
 
@@ -54,15 +73,65 @@ class _Group:
 
 
 def balance(model: Model, options: Quantize, context: StageContext) -> int:
-    """Balance the channels between layers in place, where layers are refitted to fewer than 8 bits. Returns how many
-    groups of values were scaled."""
-    if not (options.equalize and options.has_narrow and options.refits) or context.calibration.is_synthetic:
+    """Balance the channels between layers in place, where layers are refitted to fewer than 8 bits, or stored in as
+    many behind norms. Returns how many groups of values were scaled."""
+    if not options.equalize or not options.has_narrow:
+        return 0
+    if options.mode == "weights" and context.calibration.shows_activations and not is_large(model):
+        return _scale_normed(model, options, context)
+    if not options.refits or context.calibration.is_synthetic:
         return 0
     groups = list(_groups(model.graph))
     feeds = islice(iter(context.calibration), options.samples)
     values = [v for group in groups for v in (*group.read, *(clip.output for clip in group.clips))]
     sizes = channel_sizes(model, list(dict.fromkeys(values)), feeds)
     return sum(_balance(model.graph, group, sizes, SHARES[options.activation_bits]) for group in groups)
+
+
+def _scale_normed(model: Model, options: Quantize, context: StageContext) -> int:
+    """Scale the inputs of products behind norms in place; the number of norms. Weights with several readers, as a head
+    that is tied to a table, stay one."""
+    units = layer_units(find_units(model, options, context.target).members, options.mode)
+    _, shared = share_weights([*units, *find_tables(model.graph, options)])
+    tied = {*shared.codes_of, *shared.codes_of.values()}
+    layers = {u.node: u.layer for u in units if u.node.op in PRODUCTS and u.node not in tied}
+    groups = {node: found for node in model.graph if (found := _normed_products(node, layers))}
+    sizes: dict[Value, Array] = {}
+    for arrays in stream(model, [node.output for node in groups], context.calibration.first(SEEN)):
+        for value, array in arrays.items():
+            means = np.abs(array).reshape(-1, array.shape[-1]).mean(axis=0, dtype=np.float64)
+            sizes[value] = sizes.get(value, 0.0) + means
+    count = 0
+    for node, products in groups.items():
+        size = sizes.get(node.output)
+        if size is None or not np.isfinite(size).all() or not size.any():
+            continue
+        s = np.maximum(size, LEAST * size.max()) ** NORMED
+        s = s / np.exp(np.log(s).mean())
+        for slot in _gain_slots(node):
+            _set(model.graph, node, slot, _constant(node, slot) / s)
+        for linear in products:
+            _set(model.graph, linear.node, 1, linear.weight * (s if linear.axis == 0 else s[:, None]))
+        count += 1
+    return count
+
+
+def _gain_slots(node: Node) -> tuple[int, ...]:
+    """The slots of a norm's gains and shifts, of a Mul's constant; none for other operators."""
+    slots = [k for k in (0, 1) if node.constant(k) is not None] if node.op == "Mul" else GAINS.get(node.op, ())
+    return tuple(k for k in slots if node.input(k) is not None)
+
+
+def _normed_products(node: Node, layers: Mapping[Node, Linear]) -> list[Linear]:
+    """The layers that alone read a norm with constant gains, one a channel; none where it has other readers."""
+    gains = [node.constant(k) for k in _gain_slots(node)]
+    if not gains or any(gain is None or gain.dtype is not DType.FLOAT for gain in gains):
+        return []
+    if any(use.slot or use.node not in layers for use in node.output.uses):
+        return []
+    products = [layers[use.node] for use in node.output.uses]
+    shapes = {gain.shape for gain in gains if gain is not None} | {(linear.depth,) for linear in products}
+    return products if len(shapes) == 1 else []
 
 
 @dataclass(frozen=True, slots=True)
