@@ -6,7 +6,7 @@ import math
 import os
 import statistics
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -190,6 +190,15 @@ def taking_floats(session: Any) -> Any:
         run = session.run
         session.run = lambda names, feeds, *more: run(names, half_fed(session, feeds), *more)
     return session
+
+
+def results_of(session: Any, samples: Sequence[Mapping[str, Any]]) -> Iterable[Sequence[Any]]:
+    """All results of a session on each sample; a session in pieces opens each of them once for all samples."""
+    run_each = getattr(session, "run_each", None)
+    if run_each is None:
+        return (session.run(None, feeds) for feeds in samples)
+    results: list[list[Any]] = run_each(None, [half_fed(session, feeds) for feeds in samples])
+    return results
 
 
 def _run(label: str, session: Any, samples: Sequence[Mapping[str, Array]]) -> None:

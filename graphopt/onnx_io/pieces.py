@@ -78,15 +78,23 @@ class PiecewiseSession:
 
     def run(self, names: Sequence[str] | None, feeds: Mapping[str, Any], options: Any = None) -> list[Any]:
         """The results of these names, all by default; options: onnxruntime's RunOptions."""
+        return self.run_each(names, [feeds], options)[0]
+
+    def run_each(
+        self, names: Sequence[str] | None, samples: Iterable[Mapping[str, Any]], options: Any = None
+    ) -> list[list[Any]]:
+        """`run` on each sample: all of them pass a piece before it is closed."""
         wanted = _names(self.get_outputs()) if names is None else list(names)
-        held = dict(feeds)
+        held = [dict(feeds) for feeds in samples]
         for number, (piece, inputs, outputs) in enumerate(self._pieces):
             session = self._opened(piece, sum(map(nbytes, piece.graph.initializer)))
-            held.update(zip(outputs, session.run(outputs, {name: held[name] for name in inputs}, options)))
+            kept = {name for _, later, _ in self._pieces[number + 1 :] for name in later}.union(wanted)
+            for values in held:
+                values.update(zip(outputs, session.run(outputs, {name: values[name] for name in inputs}, options)))
+                for name in values.keys() - kept:
+                    del values[name]
             del session  # before the next one packs its weights
-            read = {name for _, later, _ in self._pieces[number + 1 :] for name in later}
-            held = {name: value for name, value in held.items() if name in read or name in wanted}
-        return [held[name] for name in wanted]
+        return [[values[name] for name in wanted] for values in held]
 
 
 def _opened(
