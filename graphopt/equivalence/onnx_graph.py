@@ -9,7 +9,7 @@ import numpy as np
 import onnx
 
 from ..ir import Array
-from ..onnx_io.order import reads
+from ..onnx_io.parts.order import reads
 from ..ops import nested_graphs, walk_protos
 
 SMALL = 4096

@@ -15,13 +15,13 @@ import onnxruntime as ort
 from ..errors import ModelError, OptionError, did_you_mean, one_line
 from ..ir import Array
 from ..ir import Model as IRModel
-from ..machine.sessions import ASLEEP, LARGE, open_session, session_options, spare_memory
+from ..machine.sessions import ASLEEP, LARGE, open_session, session_options
 from ..onnx_io import is_large, to_proto
 from ..onnx_io.lend import Emission, WeightPool, lent_emission, on_disk
 from ..onnx_io.parts.apart import LENDABLE, with_lent
 from ..onnx_io.parts.cache_sizes import cache_sizes
+from ..onnx_io.pieces import open_large
 from ..onnx_io.source import is_onnx_ir
-from ..onnx_io.weights import half_bytes
 from ..ops import initializers_of, type_proto
 from .onnx_graph import walk_nodes
 from .tapped import TappedSession
@@ -138,25 +138,27 @@ class RunnableModel:
         if self.is_large or self._packs:
             proto, lends, folder = on_disk(proto, self.lent, str(self.folder or ""))
         entries = {"session.x64quantprecision": "1", **ASLEEP} if precise else ASLEEP
-        options = session_options(threads=threads, optimize=optimize, folder=folder, entries=entries)
-        if self.is_large:
-            spare_memory(options, self._outside, half_bytes(proto))
-        elif not prepack:
-            options.add_session_config_entry("session.disable_prepacking", "1")
+        settings = partial(session_options, threads=threads, optimize=optimize, entries=entries)
         taps = tuple(taps)
         addition, casts = self._addition(taps)
-        if len(addition.graph.output) > len(casts):  # outputs are in no memory pattern: a second arena would be useless
-            options.enable_mem_pattern = False
-        lent = _lent_to(proto, lends)
+        lent = {} if self.is_large else _lent_to(proto, lends)
         try:
-            if lent:
-                options.add_external_initializers([*lent], [*lent.values()])
-            if edited is None and self.path is not None and not self.lent and not addition.ByteSize():
-                session = open_session(str(self.path), options, folds=not self.is_large)
+            if self.is_large:
+                proto.MergeFrom(addition)
+                session = open_large(proto, lends, folder, settings, self._outside)
             else:
-                # Serialized messages merge when concatenated: outputs and nodes are appended without copying weights.
-                blob = proto.SerializeToString() + addition.SerializeToString()
-                session = open_session(blob, options, folds=not self.is_large)
+                options = settings(folder=folder)
+                if not prepack:
+                    options.add_session_config_entry("session.disable_prepacking", "1")
+                if len(addition.graph.output) > len(casts):  # are in no memory pattern: a second arena would be useless
+                    options.enable_mem_pattern = False
+                if lent:
+                    options.add_external_initializers([*lent], [*lent.values()])
+                if edited is None and self.path is not None and not self.lent and not addition.ByteSize():
+                    session = open_session(str(self.path), options)
+                else:
+                    # Serialized messages merge when concatenated: outputs are appended without copying weights.
+                    session = open_session(proto.SerializeToString() + addition.SerializeToString(), options)
         except Exception:  # also of versions that take no lent weights
             puts_back = bool(lent) and not self.is_large
             model = self.whole() if puts_back else self

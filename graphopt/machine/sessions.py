@@ -19,7 +19,7 @@ converts copies of them. Half of protobuf's limit, so that copies of smaller mod
 
 PACKED = 5 << 28
 """Bytes of weights that a session of a large model may pack, a copy in memory: 1.25 GiB, so that the total stays below
-2 GB. MatMulNBits takes five times as long with unpacked weights."""
+2 GB. What needs more packed weights runs in pieces (`onnx_io.pieces`)."""
 
 
 ASLEEP = {"session.intra_op.allow_spinning": "0"}

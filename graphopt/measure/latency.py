@@ -6,7 +6,7 @@ import math
 import os
 import statistics
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -15,10 +15,12 @@ import numpy as np
 
 from ..errors import InputError, one_line
 from ..ir import Array, Model
-from ..machine.sessions import EXTERNAL_FOLDER, open_session, session_options, spare_memory
+from ..machine.sessions import EXTERNAL_FOLDER, open_session, session_options
 
 if TYPE_CHECKING:
     import onnxruntime
+
+    from ..onnx_io.pieces import PiecewiseSession
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,23 +115,24 @@ def ort_session(
     options: Mapping[str, str] | None = None,
 ) -> onnxruntime.InferenceSession:  # fmt: skip
     """An `onnxruntime.InferenceSession` on the CPU. options: further entries of its configuration."""
-    return open_ort_session(model, session_options(threads=threads, optimize=optimize, entries=options))
+    return open_ort_session(model, partial(session_options, threads=threads, optimize=optimize, entries=options))
 
 
 def open_ort_session(
-    model: str | os.PathLike[str] | bytes | Model, settings: onnxruntime.SessionOptions
+    model: str | os.PathLike[str] | bytes | Model, settings: Callable[[], onnxruntime.SessionOptions]
 ) -> onnxruntime.InferenceSession:
-    """`ort_session` with all settings; external weights of an IR model are read from its folder, weights of a large
-    model from mapped files."""
+    """`ort_session` with the settings that `settings` makes; external weights of an IR model are read from its folder,
+    weights of a large model from mapped files."""
     if isinstance(model, Model):
         from ..onnx_io import is_large
 
         if is_large(model):
             return _open_large(model, settings)
+        made = settings()
         if model.folder:
-            settings.add_session_config_entry(EXTERNAL_FOLDER, model.folder)
-        return _open_lent(model, settings)
-    return open_session(model if isinstance(model, bytes) else os.fspath(model), settings)
+            made.add_session_config_entry(EXTERNAL_FOLDER, model.folder)
+        return _open_lent(model, made)
+    return open_session(model if isinstance(model, bytes) else os.fspath(model), settings())
 
 
 def _open_lent(model: Model, settings: onnxruntime.SessionOptions) -> onnxruntime.InferenceSession:
@@ -147,23 +150,16 @@ def _open_lent(model: Model, settings: onnxruntime.SessionOptions) -> onnxruntim
     return session
 
 
-def _open_large(model: Model, settings: onnxruntime.SessionOptions) -> onnxruntime.InferenceSession:
+def _open_large(
+    model: Model, settings: Callable[[], onnxruntime.SessionOptions]
+) -> onnxruntime.InferenceSession | PiecewiseSession:
     """A session that copies no large weights."""
-    import onnxruntime
-
     from ..onnx_io.lend import lent_emission, on_disk
-    from ..onnx_io.weights import half_bytes, weight_bytes
+    from ..onnx_io.pieces import open_large
+    from ..onnx_io.weights import weight_bytes
 
     emitted = lent_emission(model)
-    proto, arrays, root = on_disk(emitted.proto, emitted.lent, model.folder)
-    lent = {name: onnxruntime.OrtValue.ortvalue_from_numpy(array) for name, array in arrays.items()}
-    if lent:
-        settings.add_external_initializers([*lent], [*lent.values()])
-    settings.add_session_config_entry(EXTERNAL_FOLDER, root)
-    spare_memory(settings, weight_bytes(model), half_bytes(proto))
-    session = open_session(proto.SerializeToString(), settings, folds=False)
-    session.lent = lent, emitted.lent  # they must live as long as the session does
-    return session
+    return open_large(*on_disk(emitted.proto, emitted.lent, model.folder), settings, weight_bytes(model))
 
 
 def compare_latency(
@@ -194,6 +190,15 @@ def taking_floats(session: Any) -> Any:
         run = session.run
         session.run = lambda names, feeds, *more: run(names, half_fed(session, feeds), *more)
     return session
+
+
+def results_of(session: Any, samples: Sequence[Mapping[str, Any]]) -> Iterable[Sequence[Any]]:
+    """All results of a session on each sample; a session in pieces opens each of them once for all samples."""
+    run_each = getattr(session, "run_each", None)
+    if run_each is None:
+        return (session.run(None, feeds) for feeds in samples)
+    results: list[list[Any]] = run_each(None, [half_fed(session, feeds) for feeds in samples])
+    return results
 
 
 def _run(label: str, session: Any, samples: Sequence[Mapping[str, Array]]) -> None:

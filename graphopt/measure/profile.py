@@ -8,13 +8,17 @@ import statistics
 import tempfile
 from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from ..ir import Array, Model, Node, clone_model
 from ..machine.sessions import session_options
 from .figures import figures
 from .latency import open_ort_session
+
+if TYPE_CHECKING:
+    import onnxruntime
 
 K = TypeVar("K", bound=Hashable)
 
@@ -209,12 +213,9 @@ def _profiles(
     with tempfile.TemporaryDirectory(prefix="graphopt-") as folder:
         sessions = []
         for number, model in enumerate(models):
-            settings = session_options(threads=threads, optimize=optimize)
-            settings.enable_profiling = True
-            settings.profile_file_prefix = str(Path(folder, f"profile{number}"))
             dumped = Path(folder, f"run{number}.onnx")
-            if results is not None and isinstance(model, Model) and figures(model).constant_bytes < _DUMPED:
-                settings.optimized_model_filepath = str(dumped)
+            dumps = results is not None and isinstance(model, Model) and figures(model).constant_bytes < _DUMPED
+            settings = partial(_settings, threads, optimize, Path(folder, f"profile{number}"), dumped if dumps else "")
             sessions.append(open_ort_session(model, settings))
             if results is not None:
                 results.append(_ends_in(dumped))
@@ -222,6 +223,14 @@ def _profiles(
             for session in sessions:
                 session.run(None, dict(feeds))
         return [_kernel_runs(Path(session.end_profiling())) for session in sessions]
+
+
+def _settings(threads: int, optimize: bool, profile: Path, dumped: Path | str) -> onnxruntime.SessionOptions:
+    """Options of a session that writes a profile, and the executed graph where it has a path."""
+    settings = session_options(threads=threads, optimize=optimize)
+    settings.enable_profiling = True
+    settings.profile_file_prefix, settings.optimized_model_filepath = str(profile), str(dumped)
+    return settings
 
 
 def _ends_in(path: Path) -> dict[str, _Ends]:

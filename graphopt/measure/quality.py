@@ -21,6 +21,7 @@ from ..ir import Array, Model
 from ..onnx_io import to_proto
 from .classes import classifications
 from .embeddings import PooledVectors, embeddings
+from .latency import results_of
 from .tokens import TokenScores, next_tokens
 
 Metric = Callable[[Any], float]
@@ -288,8 +289,9 @@ def fidelity_of(
     """Signal to noise and top-1 agreement of a session's results with the reference's."""
     tallies = [_Tally() for _ in samples[0][1]] if samples else []
     scores, vectors = TokenScores(), {i: PooledVectors() for i in embeddings}
-    for feed, expected in samples:
-        for i, (reference, result) in enumerate(zip(expected, session.run(None, feed))):
+    runs = results_of(session, [feed for feed, _ in samples])
+    for (feed, expected), results in zip(samples, runs):
+        for i, (reference, result) in enumerate(zip(expected, results)):
             tallies[i].add(reference, np.asarray(result))
             if i in next_tokens:
                 scores.add(reference.array, np.asarray(result), feed)

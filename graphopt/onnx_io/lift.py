@@ -12,10 +12,10 @@ from ..errors import ModelError
 from ..ir import Array, Constant, Function, FunctionId, Graph, Model, Node, Opaque, Port, Type, Value, collector_paused
 from ..ops import schema_of, type_of
 from .inference import infer_types
-from .order import in_order, node_place
 from .parts.attributes import read_attribute
 from .parts.cache_sizes import cache_sizes, set_sizes
 from .parts.extras import FunctionExtras, GraphExtras, ModelExtras, NodeExtras
+from .parts.order import in_order, node_place
 from .parts.tensors import DataFiles, read_constant, read_sparse
 from .source import ModelSource, is_onnx_ir, read_lent
 

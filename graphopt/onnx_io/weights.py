@@ -18,7 +18,7 @@ def is_large(model: Model) -> bool:
     if weight_bytes(model) > LARGE:
         return True
     source = model.raw.proto if isinstance(model.raw, ModelExtras) else None
-    return source is not None and sum(map(_nbytes, source.graph.initializer)) > LARGE
+    return source is not None and sum(map(nbytes, source.graph.initializer)) > LARGE
 
 
 def weight_bytes(model: Model) -> int:
@@ -29,10 +29,11 @@ def weight_bytes(model: Model) -> int:
 def half_bytes(proto: onnx.ModelProto) -> int:
     """Bytes of the weights of a root graph that are in half precision."""
     halves = (onnx.TensorProto.FLOAT16, onnx.TensorProto.BFLOAT16)
-    return sum(_nbytes(tensor) for tensor in proto.graph.initializer if tensor.data_type in halves)
+    return sum(nbytes(tensor) for tensor in proto.graph.initializer if tensor.data_type in halves)
 
 
-def _nbytes(tensor: onnx.TensorProto) -> int:
+def nbytes(tensor: onnx.TensorProto) -> int:
+    """Bytes of the elements of a tensor, wherever they are."""
     size: int = prod(tensor.dims) * DType(tensor.data_type).bits // 8
     return size
 

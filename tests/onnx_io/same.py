@@ -145,7 +145,7 @@ def _nodes(protos: Proto, names: dict[str, Any]) -> list[Any]:
 
 
 def _sorted(protos: Proto, names: dict[str, Any]) -> Iterator[Any]:
-    from graphopt.onnx_io.order import in_order
+    from graphopt.onnx_io.parts.order import in_order
 
     yield from in_order(protos, "graph")
 

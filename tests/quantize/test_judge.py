@@ -1,12 +1,16 @@
 """Which results a judge asks for the same largest element, and what that changes."""
 
+from types import SimpleNamespace
+
 import numpy as np
 import onnx
 import pytest
 
 import graphopt
 from graphopt import onnx_io
+from graphopt.measure import Quality, ort_session
 from graphopt.measure.classes import classifications
+from graphopt.passes.quantize.place import accuracy_guard
 from tests.quantize.nets import convnet, images, parse
 
 HEAD = "<float[8,8] w, float[8,8] v, float[8] b>"
@@ -83,3 +87,19 @@ def test_results_without_noise_are_told_in_words():
     summary = graphopt.optimize(model, quantize="weights", calibration=data).report.stages[0].summary
     assert "the same results" in summary
     assert "inf" not in summary
+
+
+@pytest.mark.parametrize("tried, left, trials", [(1 << 32, 64, 9), (1 << 32, 4, 4), (3000, 64, 3), (0, 64, 0)])
+def test_the_guard_tries_to_spare_as_many_units_as_its_trials_may_read_of_weights(tried, left, trials, monkeypatch):
+    """Units 8, 6 and 3 are ranked too harmful: they can be spared where a trial reaches them."""
+    reference = onnx_io.load(parse(
+        """<ir_version: 8, opset_import: ["" : 17]> net (float[N,8] x) => (float[N,31] y)
+        <float[8,31] w> { y = MatMul(x, w) }"""
+    ))  # fmt: skip
+    monkeypatch.setattr(accuracy_guard, "TRIED", tried)
+    judge, asked = SimpleNamespace(left=left, context=SimpleNamespace(quality=Quality(reference, ort_session, []))), []
+    found = accuracy_guard._needed(
+        range(10), lambda units: asked.append(units) or {0, 1, 2, 4, 5, 7, 9} <= {*units}, judge
+    )
+    assert len(asked) == trials and 9 in found
+    assert found == [u for u in range(10) if u not in [u for u in (8, 6, 3) if u >= 9 - trials]]

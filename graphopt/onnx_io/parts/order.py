@@ -7,8 +7,8 @@ from collections.abc import Iterable
 
 import onnx
 
-from ..errors import ModelError
-from ..ops import nested_graphs
+from ...errors import ModelError
+from ...ops import nested_graphs
 
 
 def in_order(nodes: Iterable[onnx.NodeProto], place: str) -> list[onnx.NodeProto]:
