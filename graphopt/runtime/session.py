@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ..errors import InputError, ModelError, OptionError, one_line
-from ..ir import Array, Model
+from ..ir import Array, Model, collector_paused
 from ..machine.cpu import cpu_count
 from ..machine.measurements import Pair
 from ..machine.sessions import open_as_optimized, session_options
@@ -65,6 +65,7 @@ class Session:
     Raises ModelError for an unusable model, OptionError for unusable options.
     """
 
+    @collector_paused()
     def __init__(
         self, model: ModelSource | Model, threads: int | None = None, *, memory: Memory = "fast",
         kernels: Kernels = None,

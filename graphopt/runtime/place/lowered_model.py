@@ -144,7 +144,8 @@ class LoweredModel:
         """The times that put a region on kernels; "" where `kernels` is a bool or no time is known."""
         if isinstance(self._kernels, bool):
             return ""
-        pair, told = self._times.get(region_digest(region)), self._get().decisions.get(region.operations[0], "")
+        pair = self._times.get(region_digest(region)) if self._times else None
+        told = self._get().decisions.get(region.operations[0], "")
         seconds = (
             "" if pair is None else f"measured {pair[0] * 1e6:.0f} µs on kernels, {pair[1] * 1e6:.0f} µs in onnxruntime"
         )
