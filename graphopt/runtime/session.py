@@ -91,7 +91,7 @@ class Session:
             manifest = cache.load(_MANIFEST)
         if manifest is None:
             manifest = manifest_of(self._lowered)
-            if cache is not None and not self._keep(cache, manifest):
+            if cache is not None and not self._keep(cache, manifest, greedy=kernels is True):
                 cache = None
         self._manifest: Manifest = manifest
         self._feeds = Feeds(manifest.inputs)
@@ -136,11 +136,15 @@ class Session:
                 cache.save(_CANDIDATES, candidates)
         return candidates
 
-    def _keep(self, cache: PlanCache, manifest: Manifest) -> bool:
-        """Save the manifest, except with external weights, which the model's digest does not cover; True if saved."""
+    def _keep(self, cache: PlanCache, manifest: Manifest, *, greedy: bool) -> bool:
+        """Save the manifest, except with external weights, which the model's digest does not cover; True if saved.
+
+        Of a `greedy` partition, by which `_cache` chooses, the digests, too.
+        """
         if self._has_external_weights:
             return False
-        cache.save(_CANDIDATES, self._lowered.candidates[-1])
+        if greedy:
+            cache.save(_CANDIDATES, self._lowered.candidates[-1])
         cache.save(_MANIFEST, manifest)
         return True
 
