@@ -137,10 +137,8 @@ class Session:
         return candidates
 
     def _keep(self, cache: PlanCache, manifest: Manifest, *, greedy: bool) -> bool:
-        """Save the manifest, except with external weights, which the model's digest does not cover; True if saved.
-
-        Of a `greedy` partition, by which `_cache` chooses, the digests, too.
-        """
+        """Save the manifest, and digests of the `greedy` partition, by which `_cache` chooses; False with external
+        weights, which the model's digest does not cover."""
         if self._has_external_weights:
             return False
         if greedy:
