@@ -60,11 +60,12 @@ def replace_file(path: str, write: Callable[[BinaryIO], object], *, durable: boo
                 file.flush()
                 os.fsync(file.fileno())
         os.replace(beside, path)
-        if durable:
-            sync_folder(path)
-    finally:
+    except BaseException:
         with suppress(FileNotFoundError):
             os.unlink(beside)
+        raise
+    if durable:
+        sync_folder(path)
 
 
 def beside_name(path: str) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import onnx
@@ -89,6 +90,24 @@ class Emitter:
             proto.attribute.extend(function.raw.attributes)
             proto.attribute_proto.extend(function.raw.defaults)
         GraphWriter(function.body, self._form).function(proto)
+
+
+@dataclass(frozen=True, slots=True)
+class Skeleton:
+    """A model as inference of types or shapes reads it (`Emitter`), not to be edited, and its values by emitted name.
+
+    Where no graph is nested it stays the same as results get types: one serves until nodes change.
+    """
+
+    proto: onnx.ModelProto
+    values: Mapping[str, Value]
+
+
+def skeleton_of(model: Model) -> Skeleton:
+    """The skeleton of a model as it is now."""
+    emitter = Emitter(model, skeleton=True)
+    proto = emitter.model()
+    return Skeleton(proto, emitter.values)
 
 
 def _write_opsets(imports: Sequence[onnx.OperatorSetIdProto], opsets: Mapping[str, int]) -> None:

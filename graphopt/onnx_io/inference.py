@@ -2,35 +2,39 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import onnx
 
 from ..ir import Graph, Model, TensorType, Value
 from ..ops import has_contrib_types, is_typed_here, nested_graphs, type_body_inputs, type_of, update_types
-from .emit import Emitter
+from .emit import Skeleton, skeleton_of
 from .parts.stand_ins import put_stand_ins
 
 _MADE_UP = "unk__"
 """The prefix of names that ONNX's inference makes up for unknown sizes."""
 
 
-def infer_types(model: Model) -> bool:
+def infer_types(model: Model, skeleton: Skeleton | None = None) -> bool:
     """Set the types that ONNX infers; a value without inferred type keeps the one it has.
 
     Cost: some 20 µs a node, and nothing for weights. False if ONNX's inference rejected the model as a whole; each
-    node was then inferred by itself.
+    node was then inferred by itself. skeleton: the model's, where the caller has it.
     """
-    emitter = Emitter(model, skeleton=True)
-    skeleton = emitter.model()
+    skeleton = skeleton or skeleton_of(model)
+    proto = skeleton.proto
     if any(has_contrib_types(node) for node in model.graph.walk()):
-        put_stand_ins(skeleton)
+        proto = onnx.ModelProto()
+        proto.CopyFrom(skeleton.proto)
+        put_stand_ins(proto)
     try:
-        inferred = onnx.shape_inference.infer_shapes(skeleton.SerializeToString(), data_prop=True)
+        inferred = onnx.shape_inference.infer_shapes(proto.SerializeToString(), data_prop=True)
     except Exception:  # InferenceError, RuntimeError or DecodeError, for a model that contradicts itself
         for node in model.graph:
             update_types(node)
         _infer_bodies(model.graph, every=True)
         return False
-    _store(inferred.graph, emitter.values)
+    _store(inferred.graph, skeleton.values)
     _infer_bodies(model.graph)
     _infer_behind_untyped(model)
     return True
@@ -59,7 +63,7 @@ def _infer_behind_untyped(model: Model) -> None:
                 update_types(node)
 
 
-def _store(graph: onnx.GraphProto, values: dict[str, Value]) -> None:
+def _store(graph: onnx.GraphProto, values: Mapping[str, Value]) -> None:
     for infos in (graph.value_info, graph.output):
         for info in infos:
             value = values.get(info.name)

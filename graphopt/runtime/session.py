@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ..errors import InputError, ModelError, OptionError, one_line
-from ..ir import Array, Model
+from ..ir import Array, Model, collector_paused
 from ..machine.cpu import cpu_count
 from ..machine.measurements import Pair
 from ..machine.sessions import open_as_optimized, session_options
@@ -65,6 +65,7 @@ class Session:
     Raises ModelError for an unusable model, OptionError for unusable options.
     """
 
+    @collector_paused()
     def __init__(
         self, model: ModelSource | Model, threads: int | None = None, *, memory: Memory = "fast",
         kernels: Kernels = None,
@@ -90,7 +91,7 @@ class Session:
             manifest = cache.load(_MANIFEST)
         if manifest is None:
             manifest = manifest_of(self._lowered)
-            if cache is not None and not self._keep(cache, manifest):
+            if cache is not None and not self._keep(cache, manifest, greedy=kernels is True):
                 cache = None
         self._manifest: Manifest = manifest
         self._feeds = Feeds(manifest.inputs)
@@ -135,11 +136,13 @@ class Session:
                 cache.save(_CANDIDATES, candidates)
         return candidates
 
-    def _keep(self, cache: PlanCache, manifest: Manifest) -> bool:
-        """Save the manifest, except with external weights, which the model's digest does not cover; True if saved."""
+    def _keep(self, cache: PlanCache, manifest: Manifest, *, greedy: bool) -> bool:
+        """Save the manifest, and digests of the `greedy` partition, by which `_cache` chooses; False with external
+        weights, which the model's digest does not cover."""
         if self._has_external_weights:
             return False
-        cache.save(_CANDIDATES, self._lowered.candidates[-1])
+        if greedy:
+            cache.save(_CANDIDATES, self._lowered.candidates[-1])
         cache.save(_MANIFEST, manifest)
         return True
 

@@ -58,13 +58,23 @@ class Kernel:
 
     @property
     def words(self) -> dict[str, str]:
-        """Name and kind of each word of the step's descriptor."""
-        return descriptor_words(self.fields)
+        """Name and kind of each word of the step's descriptor; not to be changed."""
+        return _words(self)
 
     @property
     def key(self) -> str:
         """Key in the object cache, within a generation."""
-        return f"step:{self.source}:{self.words}"
+        return _key(self)
+
+
+@cache
+def _words(kernel: Kernel) -> dict[str, str]:
+    return descriptor_words(kernel.fields)
+
+
+@cache
+def _key(kernel: Kernel) -> str:
+    return f"step:{kernel.source}:{kernel.words}"
 
 
 @dataclass(frozen=True, slots=True)

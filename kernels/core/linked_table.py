@@ -13,7 +13,7 @@ import numpy as np
 from graphopt.kernels.core.compiler import MicroKernel
 from graphopt.kernels.core.memory import Array, Words
 
-Places = int | Words  # in the flattened table
+Places = int | slice | Words  # in the flattened table
 Link = tuple[Places, Array | MicroKernel, int | Words]  # places, target of the address, bytes from the target's start
 
 
@@ -33,13 +33,12 @@ class LinkedTable:
 
     def link_column(self, word: int, target: Array, offset: int | Words = 0) -> None:
         """Write the address of `target`, plus `offset`, to word `word` of every row."""
-        rows, width = self.words.shape
-        self.link(np.arange(rows) * width + word, target, offset)
+        self.link(slice(word, None, self.words.shape[1]), target, offset)
 
     def replace_column(self, word: int, values: int | Words) -> None:
         """Write plain numbers to word `word` of every row, over any link."""
-        width = self.words.shape[1]
-        self.links = [link for link in self.links if np.any(np.asarray(link[0]) % width != word)]
+        place = np.arange(self.words.size) % self.words.shape[1] == word
+        self.links = [link for link in self.links if not np.all(place[link[0]])]
         self.words[:, word] = values
 
     def relink(self, replaced: Callable[[Array], Array]) -> None:

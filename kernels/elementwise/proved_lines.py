@@ -6,6 +6,8 @@ nearly always rounds to the same 256 codes, and a vector unit computes 16 of the
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -18,6 +20,41 @@ _STEPS = (0, 1, -1, 2, -2, 3, -3)
 """Units in the last place by which a slope is shifted, in the order tried; a channel without a proof ends in None."""
 _BLOCK = 32
 """Channels proved at a time: 256 float64 of each fit a core's cache, and the first refusal ends the proof. A choice."""
+
+
+class ChannelTables:
+    """A table of 256 codes for each channel, and the lines in its place; both are computed when one is first read.
+
+    `values` gives float32 [256] or [channels, 256], quantized by `y`; `x`: the quantization of the codes that index
+    the tables, None where no line is sought.
+    """
+
+    def __init__(
+        self, channels: int, values: Callable[[], npt.NDArray[np.float32]], x: Quantization | None, y: Quantization
+    ) -> None:
+        self._channels, self._values, self._x, self._y = channels, values, x, y
+
+    def __len__(self) -> int:
+        """The number of channels."""
+        return self._channels
+
+    @property
+    def codes(self) -> Array:
+        """One-byte codes [channels, 256]."""
+        return self._made[0]
+
+    @property
+    def lines(self) -> npt.NDArray[np.float32] | None:
+        """`proved_lines` of the tables; None where there are none."""
+        return self._made[1]
+
+    @cached_property
+    def _made(self) -> tuple[Array, npt.NDArray[np.float32] | None]:
+        values = self._values()
+        codes = self._y.quantize(values).reshape(-1, 256)
+        if self._x is None:
+            return codes, None
+        return codes, proved_lines(values / np.float64(self._y.scale), codes, self._x, self._y.zero_point)
 
 
 def proved_lines(

@@ -8,7 +8,7 @@ import numpy as np
 from numba.extending import register_jitable
 
 from graphopt.kernels.core.struct_layouts import Panel, WinogradRecord
-from graphopt.kernels.loops.core.memory import address_of, call4, call6, call8, i64_at, u8_at
+from graphopt.kernels.loops.core.memory import address_of, call4, call6, call8, i8_at, i64_at, u8_at
 
 GROUPS, PAIRS, V_ROW = WinogradRecord.GROUPS, WinogradRecord.PAIRS, WinogradRecord.V_ROW
 V_POSITION, U_POSITION, M_POSITION = WinogradRecord.V_POSITION, WinogradRecord.U_POSITION, WinogradRecord.M_POSITION
@@ -143,3 +143,29 @@ def transform_panels(lo, hi, worker, w, u, w_panel, u_panel, position_bytes, pai
         for row in range(size):
             target = u + panel * u_panel + row * size * position_bytes
             call6(transform, w + panel * w_panel, target, position_bytes, pairs, rows_of_g + 6 * row, 0)
+
+
+def measure_weights(lo, hi, worker, w, size, positive, negative, least, greatest):
+    """The sums of the positive and of the negative weights of channels lo … hi − 1, and their extremes; w: s8."""
+    for channel in range(lo, hi):
+        row = i8_at(w + channel * size)
+        above, below, low, high = np.int64(0), np.int64(0), np.int8(0), np.int8(0)
+        for i in range(size):
+            value = row[i]
+            above += max(value, np.int8(0))
+            below += min(value, np.int8(0))
+            low, high = min(low, value), max(high, value)
+        positive[channel], negative[channel], least[channel], greatest[channel] = above, below, low, high
+
+
+def pack_plain(lo, hi, worker, w, y, count, channels, depth, width):
+    """Panels lo … hi − 1 of s8 weights w [count][channels][9] as y [panel][depth / 2][9][width][2], zeros elsewhere."""
+    for panel in range(lo, hi):
+        base = y + panel * depth * 9 * width
+        for column in range(min(width, count - panel * width)):
+            row = i8_at(w + (panel * width + column) * channels * 9)
+            target = i8_at(base + 2 * column)
+            for channel in range(channels):
+                place = (channel // 2 * 9) * 2 * width + channel % 2
+                for tap in range(9):
+                    target[place + tap * 2 * width] = row[channel * 9 + tap]

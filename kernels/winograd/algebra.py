@@ -1,4 +1,4 @@
-"""Integer algebra of Winograd F(m×m, 3×3): weight transform, bound of exactness, packing.
+"""Integer algebra of Winograd F(m×m, 3×3): weight transform, bound of exactness.
 
 y = Aᵀ [(G w Gᵀ) ∘ (Bᵀ d B)] A (Lavin & Gray, arXiv:1509.09308) on the points 0, ±1, ∞ (m = 2) and 0, ±1, ±2, ∞ (m = 4).
 The rows of G are scaled to integers, Aᵀ compensates, and the result is a known multiple of the true sum: 4 for m = 2
@@ -14,6 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from graphopt.kernels.core.memory import Array
+from graphopt.kernels.winograd.weights import WeightSums
 
 from ...errors import Declined
 
@@ -49,18 +50,15 @@ F4 = Variant(4, 6)
 F2 = Variant(2, 2)
 
 
-def check_exact(variant: Variant, weights: Array, bias: Array, x_zero_point: int, x_signed: bool) -> None:
+def check_exact(variant: Variant, weights: WeightSums, bias: Array, x_zero_point: int, x_signed: bool) -> None:
     """Raise Declined unless every value of x gives |2^shift · (Σ (x − zero point) w + bias)| < 2³¹ in every channel.
 
-    weights: int [O, C, 3, 3] less their zero point; bias: int [O].
+    weights: of int [O, C, 3, 3] less their zero point; bias: int [O].
     """
     low, high = (-128, 127) if x_signed else (0, 255)
     low, high = low - x_zero_point, high - x_zero_point
-    flat = weights.reshape(len(weights), -1)
-    positive = np.maximum(flat, 0).sum(1, dtype=np.int32).astype(np.int64)
-    negative = np.minimum(flat, 0).sum(1, dtype=np.int32).astype(np.int64)
-    largest = high * positive + low * negative + bias
-    smallest = low * positive + high * negative + bias
+    largest = high * weights.positive + low * weights.negative + bias
+    smallest = low * weights.positive + high * weights.negative + bias
     reach = np.maximum(np.abs(largest), np.abs(smallest))
     limit = 2**31 >> variant.shift
     worst = int(reach.max(initial=0))
@@ -68,7 +66,7 @@ def check_exact(variant: Variant, weights: Array, bias: Array, x_zero_point: int
         channel = int(reach.argmax())
         raise Declined(f"F({variant.m}×{variant.m}, 3×3): channel {channel} can reach |sum| = {worst}, limit {limit}")
     growth = int(np.abs(variant.g).sum(1).max()) ** 2
-    if growth * max(int(flat.max(initial=0)), -int(flat.min(initial=0))) > _INT16:
+    if growth * weights.largest > _INT16:
         raise Declined(f"F({variant.m}×{variant.m}, 3×3): transformed weights leave int16")
 
 
@@ -84,12 +82,3 @@ def pack_transformed(variant: Variant, weights: Array, width: int, depth: int) -
         packed[panel, :, : even.shape[1], : len(part), 0] = even
         packed[panel, :, : odd.shape[1], : len(part), 1] = odd
     return packed
-
-
-def pack_plain(weights: Array, width: int, depth: int) -> npt.NDArray[np.int8]:
-    """The weights as int8 [panel][depth / 2][9][width][2], the input of the transform's kernel."""
-    count, channels = weights.shape[:2]
-    panels = -(-count // width)
-    padded = np.zeros((panels * width, depth, 9), np.int8)
-    padded[:count, :channels] = weights.reshape(count, channels, 9)
-    return np.ascontiguousarray(padded.reshape(panels, width, depth // 2, 2, 9).transpose(0, 2, 4, 1, 3))

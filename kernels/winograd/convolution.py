@@ -12,7 +12,16 @@ import numpy.typing as npt
 from graphopt.kernels.core.compiler import Kernel, MicroKernel
 from graphopt.kernels.core.levels import Level, select_level
 from graphopt.kernels.core.linked_table import LinkedTable
-from graphopt.kernels.core.memory import LINE, SLACK, Array, Words, aligned_empty, float_bits, whole_lines
+from graphopt.kernels.core.memory import (
+    LINE,
+    SLACK,
+    Array,
+    Words,
+    aligned_empty,
+    constant_memory,
+    float_bits,
+    whole_lines,
+)  # fmt: skip
 from graphopt.kernels.core.steps import SCRATCH, Argument, Buffer, Program, Routine, Step
 from graphopt.kernels.core.struct_layouts import Panel, WinogradRecord
 from graphopt.kernels.products.epilogue import Accumulate, Epilogue, FloatOutput, Requantize
@@ -20,8 +29,9 @@ from graphopt.kernels.products.matmul_conv import Activations
 from graphopt.kernels.products.requantization import residual_form, write_requantization
 from graphopt.kernels.tensors.lookup import aligned_table, table_look_up
 from graphopt.kernels.tensors.windows import Image, Window
-from graphopt.kernels.winograd.algebra import F2, F4, Variant, check_exact, pack_plain, pack_transformed
+from graphopt.kernels.winograd.algebra import F2, F4, Variant, check_exact, pack_transformed
 from graphopt.kernels.winograd.blocks import Blocks, choose_blocks
+from graphopt.kernels.winograd.weights import WeightSums, pack_plain, weight_sums
 
 from ...errors import Declined
 
@@ -116,14 +126,15 @@ def prepare_winograd(
         raise ValueError("Winograd mixes rows, so they cannot have scales of their own")
     signed, zero_point = activations.flip != 0, activations.zero_point
     biases = np.broadcast_to(np.asarray(0 if bias is None else bias, np.int64), (len(centred),))
-    variant = _fitting(variant, centred, biases, zero_point, signed)
+    sums = weight_sums(centred)
+    variant = _fitting(variant, sums, biases, zero_point, signed)
     if on_the_fly and centred.dtype != np.int8:
         raise Declined("weights less their zero point leave int8, so they cannot be kept plain")
     target = Window((3, 3), pads=(pads[0], pads[1], pads[2], pads[3])).output(image)
     target = Image(target.batch, target.height, target.width, len(centred))
     if target.size == 0:
         return Routine(())
-    folded = (biases - zero_point * centred.reshape(len(centred), -1).sum(1, dtype=np.int64)) << variant.shift
+    folded = (biases - zero_point * (sums.positive + sums.negative)) << variant.shift
     vectors = min(level.vectors, -(-len(centred) // level.lanes))
     records = _records(folded, variant, output, vectors * level.lanes)
     return _routine(
@@ -139,7 +150,7 @@ def _centred(weights: Array, zero_point: Array) -> Array:
     return wide.astype(np.int8) if wide.min(initial=0) >= -128 and wide.max(initial=0) <= 127 else wide
 
 
-def _fitting(variant: Variant | None, weights: Array, bias: Array, zero_point: int, signed: bool) -> Variant:
+def _fitting(variant: Variant | None, weights: WeightSums, bias: Array, zero_point: int, signed: bool) -> Variant:
     if variant is None:
         try:
             check_exact(F4, weights, bias, zero_point, signed)
@@ -281,7 +292,7 @@ def _packed(level: Level, variant: Variant, weights: Array, vectors: int, depth:
     if on_the_fly:
         return _with_slack(plain)
     size = panels * variant.positions * depth * width * 2
-    placed = aligned_empty(size + _AHEAD)[:size]
+    placed = constant_memory(size + _AHEAD)[:size]
     arguments: dict[str, Argument] = {
         "w": int(plain.ctypes.data), "u": int(placed.ctypes.data), "w_panel": plain.nbytes // panels,
         "u_panel": size // panels, "position_bytes": 2 * width * depth, "pairs": depth // 2, "size": variant.size,

@@ -8,6 +8,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 from graphopt.ir import Constant, Opaque, Value
 from graphopt.onnx_io import load, to_proto
+from graphopt.onnx_io.parts.tensors import ProtoSource
 
 from .spelled import parse, round_trip
 
@@ -144,3 +145,18 @@ def test_numbers_take_the_type_their_schema_asks_for():
     model = load(parse("g (float[2] x) => (float[2] y) { y = LeakyRelu<alpha = 0.5>(x) }"))
     model.graph.set_attr(next(iter(model.graph)), "alpha", 1)
     assert to_proto(model).graph.node[0].attribute[0].type == onnx.AttributeProto.FLOAT
+
+
+@pytest.mark.parametrize("count", [1, 3, 200])
+@pytest.mark.parametrize("kind", ["FLOAT", "DOUBLE", "INT32", "INT64", "INT8", "UINT8"])
+def test_elements_in_lists(kind, count):
+    """Scalars, few and many elements of the types whose lists are read by their field."""
+    elem = TensorProto.DataType.Value(kind)
+    dtype = helper.tensor_dtype_to_np_dtype(elem)
+    values = np.random.default_rng(5).integers(0 if kind == "UINT8" else -128, 128, count).astype(dtype)
+    shape = [] if count == 1 else [count]
+    array = ProtoSource(helper.make_tensor("x", elem, shape, values.tolist())).array()
+    assert array.dtype == dtype and array.shape == tuple(shape)
+    np.testing.assert_array_equal(array, values.reshape(shape))
+    with pytest.raises(ValueError):
+        ProtoSource(helper.make_tensor("x", elem, [count], values.tolist() * 2 if count > 1 else [1, 2])).array()

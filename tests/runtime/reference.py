@@ -279,7 +279,7 @@ def _(operation: o.ChannelTable, x: Array, *others: Array) -> Array:
     if operation.tables is not None:
         along = np.moveaxis(x.view(np.uint8), operation.axis, -1)
         channels = np.arange(len(operation.tables)) if len(operation.tables) > 1 else np.zeros((), int)
-        y = np.moveaxis(operation.tables[channels, along], -1, operation.axis)
+        y = np.moveaxis(operation.tables.codes[channels, along], -1, operation.axis)
     known = dict(zip(operation.inputs[1:], others))
     for move in operation.moves:
         y = compute(move, y, *(known[value] for value in move.inputs[1:]))

@@ -93,7 +93,7 @@ def test_batch_normalization_between_codes(behind: str, dtype: Any) -> None:
     session, kinds = agrees(model, feeds(), 0.07)
     assert kinds["ChannelTable"] == 1 and len(session.regions) == len(session.describe().parts) == 1
     (table,) = [o for o in session.regions[0].segment.operations if isinstance(o, ChannelTable)]
-    assert (table.lines is None) == (behind == "Tanh")
+    assert table.tables is not None and (table.tables.lines is None) == (behind == "Tanh")
 
 
 def test_normalizations_that_are_no_function_of_a_code_by_channel() -> None:

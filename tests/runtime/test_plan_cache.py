@@ -159,6 +159,7 @@ def test_the_least_used_models_are_forgotten(
 ) -> None:
     Session(made["qdq"], 1, kernels=True).run(None, feed(2))
     monkeypatch.setattr(plan_cache, "_MOST", 1)
+    monkeypatch.setattr(plan_cache, "_SHARE", 1)
     Session(made["qoperator"], 1, kernels=True).run(None, feed(29))
     assert len({file.parent for file in plans(cache)}) == 1
     monkeypatch.setattr(plan_cache, "_LARGEST", 1)

@@ -219,7 +219,7 @@ def test_every_partition_can_be_predicted(made: dict[str, Path], form: str) -> N
     for region in regions:
         kernels, stock = costs.of_region(region), costs.in_onnxruntime(cost.region_nodes(region.operations))
         assert 0 < kernels < 1e-3 and 0 < stock < costs.whole < 1e-3
-    placed = predicted.left_by_prediction(model, Partitions(model.graph, coverage))
+    placed = predicted.left_by_prediction(model, Partitions(model.graph, coverage), known)
     assert bool(placed.left) is bool(placed.reasons) and placed.verdict.startswith("predicted")
     assert all("predicted" in text for text in (*placed.reasons.values(), *placed.decisions.values()))
     nodes = {node for region in regions for operation in region.operations for node in operation.nodes}

@@ -64,7 +64,7 @@ def test_models_without_regions_run_whole(made: dict[str, Path]) -> None:
 
 
 def test_a_model_of_floats_is_opened_without_inferring_types(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    def refuse(_: object) -> None:
+    def refuse(*_: object) -> None:
         raise AssertionError("types of a model that kernels cannot run")
 
     monkeypatch.setenv("GRAPHOPT_CACHE", str(tmp_path))

@@ -15,6 +15,7 @@ import numpy.typing as npt
 
 from ...ir import Array, Node, Value
 from ...kernels.elementwise.floats import FloatOp
+from ...kernels.elementwise.proved_lines import ChannelTables
 from ...kernels.tensors.quantization import Quantization
 from .traits import Element, FloatOperation, Operation, Rearrangement, Traits
 
@@ -170,18 +171,16 @@ class Table(Operation):
 class ChannelTable(Operation):
     """A table for each index of one axis of the input, then `moves`; None moves codes as they are.
 
-    tables: one-byte [channels, 256], or [1, 256] for all channels; `axis` counts from the end. Each of `moves` reads
-    the result before it as first input; their other inputs follow the operation's first. `lines`, unless None,
-    compute the same codes as the tables from codes of `x` (`kernels.elementwise.proved_lines`).
+    A single one of `tables` is for all channels; `axis` counts from the end. Each of `moves` reads the result before it
+    as first input; their other inputs follow the operation's first. `x`: the input's quantization, of several tables.
     """
 
     traits: ClassVar[Traits] = Traits(reads_first=True)
 
-    tables: Array | None
+    tables: ChannelTables | None
     axis: int
     y: Quantization
     x: Quantization | None = None
-    lines: npt.NDArray[np.float32] | None = None
     moves: tuple[Transpose | Reshape, ...] = ()
 
 

@@ -23,6 +23,9 @@ from .moves import is_move
 from .operands import constant_array, is_constant, is_dequantize, read_quantization
 
 Floats = npt.NDArray[np.float32]
+Evaluate = Callable[[dict[Any, Floats]], Floats]
+"""Computes an island's values; a mapping holds those of the islands within."""
+
 Lines = tuple[Floats, Floats]
 """Slopes and shifts of each channel: y = slope · x + shift, product and sum rounded to float32."""
 
@@ -36,15 +39,36 @@ _HALF_ROOT = np.float32(0.7071067811865476)  # √½
 class Island:
     """A float value that is a function of the codes of `source`, and the nodes between them.
 
-    values: float32 [256], or [channels, 256] with the channels along the source's `axis` (from the end). `moves`: the
-    nodes that move the elements afterwards, in order.
+    `evaluate` gives float32 [256], or [channels, 256] with the channels along the source's `axis` (from the end), and
+    keeps them in the mapping until all islands that need them have read them. `moves`: the nodes that move the elements
+    afterwards, in order.
     """
 
     source: Value
-    values: Floats
+    evaluate: Evaluate
     nodes: tuple[Node, ...]
     axis: int | None = None
     moves: tuple[Node, ...] = ()
+
+    @property
+    def values(self) -> Floats:
+        """The values, computed anew: tables of many channels cost more than all else of finding them."""
+        return self.within({})
+
+    def within(self, known: dict[Evaluate, Floats]) -> Floats:
+        """The values, computed once for all who share `known`."""
+        if self.evaluate not in known:
+            known[self.evaluate] = self.evaluate(known)
+        return known[self.evaluate]
+
+    @property
+    def channels(self) -> int:
+        """The number of channels; 1 without an axis."""
+        if self.axis is None:
+            return 1
+        declared = self.source.type
+        assert isinstance(declared, TensorType) and declared.shape is not None
+        return int(str(declared.shape[self.axis]))
 
 
 def island(value: Value, known: dict[Value, Island | None], depth: int = 0) -> Island | None:
@@ -66,7 +90,7 @@ def _island(value: Value, known: dict[Value, Island | None], depth: int) -> Isla
             scale = read_quantization(node)
         except Declined:
             return None
-        return Island(source, scale.dequantize(scale.codes()), (node,))
+        return Island(source, lambda known: scale.dequantize(scale.codes()), (node,))
     if is_move(node) and node.op != "Identity":
         inner = None if node.inputs[0] is None else island(node.inputs[0], known, depth + 1)
         return None if inner is None else replace(inner, nodes=(*inner.nodes, node), moves=(*inner.moves, node))
@@ -92,27 +116,31 @@ def _combined(node: Node, evaluate: Callable[..., Any], known: dict[Value, Islan
     if any(part.source is not source or part.moves != moves for part in islands):
         return None
     axes = {part.axis for part in islands if part.axis is not None}
-    operands: list[Any] = [None if part is None else part.values for part in parts]
+    scalars: list[Any] = [None] * len(parts)
     for slot, constant in enumerate(constants):
         if constant is None:
             continue
         if constant.dtype != np.float32:
             return None
         if constant.size == 1 and constant.ndim <= 1:
-            operands[slot] = constant.reshape(())
+            scalars[slot] = constant.reshape(())
             continue
         axis = None if moves else varying_axis(constant, source)
         if axis is None:
             return None
         axes.add(axis)
-        operands[slot] = constant.reshape(-1, 1)
+        scalars[slot] = constant.reshape(-1, 1)
     if len(axes) > 1:
         return None
-    with np.errstate(all="ignore"):
-        values = np.asarray(evaluate(node, *operands), np.float32)
+
+    def compute(known: dict[Evaluate, Floats]) -> Floats:
+        operands = [own if part is None else part.within(known) for part, own in zip(parts, scalars)]
+        with np.errstate(all="ignore"):
+            values = np.asarray(evaluate(node, *operands), np.float32)
+        return np.broadcast_to(values, (*values.shape[:-1], 256))
+
     nodes = (*tuple(dict.fromkeys(n for part in islands for n in part.nodes)), node)
-    values = np.broadcast_to(values, (*values.shape[:-1], 256))
-    return Island(source, values, nodes, axes.pop() if axes else None, moves)
+    return Island(source, compute, nodes, axes.pop() if axes else None, moves)
 
 
 def _normalized(node: Node, known: dict[Value, Island | None], depth: int) -> Island | None:
@@ -126,9 +154,12 @@ def _normalized(node: Node, known: dict[Value, Island | None], depth: int) -> Is
     axis = 1 - len(declared.shape)
     if inner.axis not in (None, axis) or declared.shape[1] != len(lines[0]):
         return None
-    with np.errstate(all="ignore"):
-        values = inner.values * lines[0][:, None] + lines[1][:, None]
-    return Island(inner.source, values, (*inner.nodes, node), axis)
+
+    def compute(known: dict[Evaluate, Floats]) -> Floats:
+        with np.errstate(all="ignore"):
+            return inner.within(known) * lines[0][:, None] + lines[1][:, None]
+
+    return Island(inner.source, compute, (*inner.nodes, node), axis)
 
 
 def normalization(node: Node) -> Lines | None:

@@ -14,7 +14,7 @@ import numpy.typing as npt
 from ...errors import Declined
 from ...ir import Node, Value
 from ...kernels.elementwise.floats import SWAPPED, FloatOp
-from ...kernels.elementwise.proved_lines import proved_lines
+from ...kernels.elementwise.proved_lines import ChannelTables
 from ...kernels.tensors.quantization import Quantization
 from ...ops import attr, version_for
 from . import operations as op
@@ -144,10 +144,11 @@ def float_softmax(node: Node, known: Mapping[Value, Operation]) -> op.FloatSoftm
 
 def quantized_table(island: Island, node: Node, y: Quantization, known: Mapping[Value, Operation]) -> Operation:
     """The operation of an island and QuantizeLinear `node` behind it. Declined where a move's target is not known."""
-    codes, nodes = y.quantize(island.values), (*island.nodes, node)
-    if island.axis is None and not island.moves:
+    nodes = (*island.nodes, node)
+    codes = y.quantize(island.values) if island.axis is None else None
+    if codes is not None and not island.moves:
         return op.Table(inputs=(island.source,), output=node.output, nodes=nodes, table=codes)
-    same = island.axis is None and np.array_equal(codes, y.codes())
+    same = codes is not None and np.array_equal(codes, y.codes())
     moves: list[op.Transpose | op.Reshape] = []
     for move in island.moves:
         before = moves[-1].output if moves else island.source
@@ -155,15 +156,11 @@ def quantized_table(island: Island, node: Node, y: Quantization, known: Mapping[
     if same and len(moves) == 1:
         return moved(island.moves[0], island.source, node.output, nodes, known)
     read = dict.fromkeys(value for move in moves for value in move.inputs[1:])
-    tables = None if same else codes.reshape(-1, 256)
-    many = tables is not None and len(tables) > 1
-    x = _quantization_read(island) if many else None
-    lines = None
-    if x is not None and tables is not None:
-        lines = proved_lines(island.values / np.float64(y.scale), tables, x, y.zero_point)
+    x = _quantization_read(island) if island.channels > 1 else None
+    tables = None if same else ChannelTables(island.channels, lambda: island.values, x, y)
     return op.ChannelTable(
         inputs=(island.source, *read), output=node.output, nodes=nodes, y=y, moves=tuple(moves), tables=tables,
-        axis=-1 if island.axis is None else island.axis, x=x, lines=lines,
+        axis=-1 if island.axis is None else island.axis, x=x,
     )  # fmt: skip
 
 
@@ -171,10 +168,9 @@ def by_channel(
     node: Node, source: Value, axis: int, x: Quantization, y: Quantization, values: npt.NDArray[np.float32]
 ) -> op.ChannelTable:
     """A table from codes of x to codes of y for each channel along `axis`, by float32 `values` [channels, 256]."""
-    tables = y.quantize(values)
-    lines = proved_lines(values / np.float64(y.scale), tables, x, y.zero_point)
+    tables = ChannelTables(len(values), lambda: values, x, y)
     return op.ChannelTable(
-        inputs=(source,), output=node.output, nodes=(node,), y=y, tables=tables, axis=axis, x=x, lines=lines
+        inputs=(source,), output=node.output, nodes=(node,), y=y, tables=tables, axis=axis, x=x
     )  # fmt: skip
 
 

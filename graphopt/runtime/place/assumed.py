@@ -18,6 +18,7 @@ from ..lower.traits import Operation, Shape
 
 if TYPE_CHECKING:
     from ...equivalence.synthesis.probe import Probe
+    from ...onnx_io.emit import Skeleton
 
 ASSUMED = {"batch": 1, "image": 64, "time": 16, "past": 16, "node": 16, "volume": 16, "channel": 3}
 """Sizes by the kind of an open dimension: one request of a small image or few tokens, in which the cost of calls
@@ -35,12 +36,12 @@ _LINES = ("Range", "Slice")
 """Operators computed although their output shape is unknown; others, such as Expand, may fill memory."""
 
 
-def assumed_shapes(model: Model) -> dict[Value, Shape]:
+def assumed_shapes(model: Model, skeleton: Skeleton | None = None) -> dict[Value, Shape]:
     """The shapes of a model's values under ASSUMED sizes; shapes that cannot be inferred are left out.
 
     ONNX infers them, on a copy without weights in which what is computed of shapes is a constant: of a Range over as
     many positions as there are tokens it would not tell the length, nor any shape behind it. Where all types have been
-    inferred with fixed sizes, these are the shapes.
+    inferred with fixed sizes, these are the shapes. skeleton: the model's, where the caller has it.
     """
     fixed = _fixed_shapes(model.graph)
     if fixed is not None:
@@ -49,11 +50,12 @@ def assumed_shapes(model: Model) -> dict[Value, Shape]:
     from ...equivalence.synthesis.probe import Probe
     from ...equivalence.synthesis.sizes import read_symbols
     from ...equivalence.value_info import ValueInfo
-    from ...onnx_io.emit import Emitter
+    from ...onnx_io.emit import skeleton_of
     from ...onnx_io.parts.stand_ins import put_alike_shapes
 
-    emitter = Emitter(model, skeleton=True)
-    proto = emitter.model()
+    skeleton = skeleton or skeleton_of(model)
+    proto = onnx.ModelProto()
+    proto.CopyFrom(skeleton.proto)
     put_alike_shapes(proto.graph)
     symbols = read_symbols([ValueInfo.of(given) for given in proto.graph.input], {})
     index, found = GraphIndex(proto), dict[str, Shape]()
@@ -62,9 +64,9 @@ def assumed_shapes(model: Model) -> dict[Value, Shape]:
         shapes = _shapes(Probe(proto, index), {name: symbols.shape(name, sizes) for name in symbols.dims})
         if _filled(shapes) > _filled(found):
             found = shapes
-        if _filled(found) == len(emitter.values):
+        if _filled(found) == len(skeleton.values):
             break
-    return {emitter.values[name]: shape for name, shape in found.items() if name in emitter.values}
+    return {skeleton.values[name]: shape for name, shape in found.items() if name in skeleton.values}
 
 
 def _fixed_shapes(graph: Graph) -> dict[Value, Shape] | None:

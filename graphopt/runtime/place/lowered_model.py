@@ -34,6 +34,7 @@ from .placement import Placement
 from .stored import may_be_computed
 
 if TYPE_CHECKING:
+    from ...onnx_io.emit import Skeleton
     from ...onnx_io.source import ModelSource
 
 Kernels = bool | Literal["predicted", "measured"] | None
@@ -81,6 +82,7 @@ class _Parts:
     segments: list[Segment]
     decisions: Mapping[Operation, str] = field(default_factory=dict)
     verdict: str = ""
+    shapes: Mapping[Value, Shape] | None = None  # assumed
 
 
 class LoweredModel:
@@ -144,7 +146,8 @@ class LoweredModel:
         """The times that put a region on kernels; "" where `kernels` is a bool or no time is known."""
         if isinstance(self._kernels, bool):
             return ""
-        pair, told = self._times.get(region_digest(region)), self._get().decisions.get(region.operations[0], "")
+        pair = self._times.get(region_digest(region)) if self._times else None
+        told = self._get().decisions.get(region.operations[0], "")
         seconds = (
             "" if pair is None else f"measured {pair[0] * 1e6:.0f} µs on kernels, {pair[1] * 1e6:.0f} µs in onnxruntime"
         )
@@ -166,7 +169,8 @@ class LoweredModel:
     def _shapes(self) -> Mapping[Value, Shape]:
         from .assumed import assumed_shapes  # as above
 
-        return assumed_shapes(self.model)
+        known = self._get().shapes
+        return assumed_shapes(self.model) if known is None else known
 
     @property
     def verdict(self) -> str:
@@ -184,19 +188,24 @@ class LoweredModel:
         if self._kernels is False or not has_codes(model.graph):
             coverage = Coverage() if self._kernels is False else uncovered(model.graph)
             return _Parts(model, coverage, (), ((),), whole(model.graph))
+        skeleton: Skeleton | None = None
         if not isinstance(self._source, Model):
             from ...onnx_io import infer_types
+            from ...onnx_io.emit import skeleton_of
 
-            infer_types(model)
+            skeleton = skeleton_of(model)
+            infer_types(model, skeleton)
+            if any(node.subgraphs for node in model.graph):
+                skeleton = None  # their inputs have other types now
         add_types_from_ort(model)
         spelled = spelled_for_kernels(model)
         if spelled is not None:
             parts = self._cut(spelled.model)
             if not any(unit in spelled.only for segment in parts.segments for unit in segment.units):
                 return parts
-        return self._cut(model)
+        return self._cut(model, skeleton)
 
-    def _cut(self, model: Model) -> _Parts:
+    def _cut(self, model: Model, skeleton: Skeleton | None = None) -> _Parts:
         """The partition that `kernels` asks for, of the model or of its form rewritten for kernels."""
         coverage = lower(model.graph)
         partitions = Partitions(model.graph, coverage)
@@ -206,11 +215,14 @@ class LoweredModel:
             return _Parts(model, coverage, greedy, (greedy,), segments)
         choice: Choice = self._kernels if isinstance(self._kernels, str) else chosen(greedy, self._times)
         rounds: tuple[tuple[str, ...], ...] = (greedy,)
+        shapes: Mapping[Value, Shape] | None = None
         placed = Placement(set(), verdict="" if not greedy else f"measured: {PARTITIONS[choice]}")
         if greedy and choice == "predicted":
-            from .predicted import left_by_prediction  # here, as it needs the whole compiler
+            from .assumed import assumed_shapes  # here, as these need the whole compiler
+            from .predicted import left_by_prediction
 
-            placed = left_by_prediction(model, partitions)
+            shapes = assumed_shapes(model, skeleton)
+            placed = left_by_prediction(model, partitions, shapes)
             segments = partitions.without(placed.left)
         elif choice == "whole":
             placed.left.update(coverage.providers.values())
@@ -219,7 +231,7 @@ class LoweredModel:
         elif choice == "measured":
             segments, rounds = self._without_slower(partitions, placed)
         coverage.refusals.update({n: why for n, why in placed.reasons.items() if n not in coverage.refusals})
-        return _Parts(model, coverage, greedy, rounds, segments, placed.decisions, placed.verdict)
+        return _Parts(model, coverage, greedy, rounds, segments, placed.decisions, placed.verdict, shapes)
 
     def _without_slower(
         self, partitions: Partitions, placed: Placement

@@ -9,12 +9,11 @@ in onnxruntime is always a candidate.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 from ...ir import Model, Node, Value
 from ...kernels import available_levels, select_level
-from ..lower.traits import Operation
-from .assumed import assumed_shapes
+from ..lower.traits import Operation, Shape
 from .cost import Costs, micro, region_nodes
 from .measured import with_parts
 from .minimum_cut import Choices
@@ -46,12 +45,12 @@ _TRIES = 12
 tuned."""
 
 
-def left_by_prediction(model: Model, partitions: Partitions) -> Placement:
-    """The operations that are left to their nodes as the model is predicted to run fastest so."""
+def left_by_prediction(model: Model, partitions: Partitions, shapes: Mapping[Value, Shape]) -> Placement:
+    """The operations that are left to their nodes as the model is predicted to run fastest so, at these shapes."""
     greedy, coverage = partitions.without(()), partitions.coverage
     if not any(segment.is_region for segment in greedy):
         return Placement(set())
-    costs = Costs(model, assumed_shapes(model))
+    costs = Costs(model, shapes)
     left, segments = min(_candidates(partitions, costs, greedy), key=lambda candidate: costs.of(candidate[1]).seconds)
     while (better := _without_a_region(partitions, costs, left, segments)) is not None:
         left, segments = better

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from graphopt.kernels import available_levels, run_routine
-from graphopt.kernels.elementwise.proved_lines import proved_lines
+from graphopt.kernels.elementwise.proved_lines import ChannelTables, proved_lines
 from graphopt.kernels.elementwise.tables import prepare_channel_lines, prepare_channel_table, prepare_quantize_lines
 from graphopt.kernels.tensors.quantization import Quantization
 
@@ -105,3 +105,23 @@ def test_rows_go_to_their_places(
     steps = np.rint((floats * slope + shift) / scale)
     want[:, place : place + channels] = np.clip(np.where(np.isnan(steps), 0, steps) + zero, -100, 90)
     np.testing.assert_array_equal(found, want)
+
+
+def test_tables_are_computed_once_when_first_read() -> None:
+    """Of values [channels, 256] with lines, and of one row without."""
+    x, y = Quantization(0.031, 3), Quantization(0.047, 7)
+    scaled, want = normalized(40, x, y)
+    asked: list[int] = []
+
+    def values() -> Any:
+        asked.append(1)
+        return (scaled * np.float64(y.scale)).astype(np.float32)
+
+    tables = ChannelTables(40, values, x, y)
+    assert len(tables) == 40 and not asked
+    np.testing.assert_array_equal(tables.codes, want)
+    np.testing.assert_array_equal(tables.lines, proved_lines(scaled, want, x, y.zero_point))  # type: ignore[arg-type]
+    assert len(asked) == 1
+    single = ChannelTables(1, lambda: x.dequantize(x.codes()), None, y)
+    assert single.lines is None
+    np.testing.assert_array_equal(single.codes, y.quantize(x.dequantize(x.codes()))[None])

@@ -17,6 +17,7 @@ from graphopt.kernels.products.matmul_conv import Activations, prepare_conv
 from graphopt.kernels.winograd.algebra import F2, F4, Variant
 from graphopt.kernels.winograd.choice import choose
 from graphopt.kernels.winograd.convolution import prepare_winograd
+from graphopt.kernels.winograd.weights import pack_plain, weight_sums
 from tests.kernels import naive
 
 LEVELS = available_levels()
@@ -169,3 +170,27 @@ def test_the_choice_follows_the_measured_table() -> None:
         assert choose((1, 7, 7, 512), 512, level=best["avx512vnni"]) is None
     if "avx2" in best:
         assert choose((1, 56, 56, 64), 64, exact=(F2,), level=best["avx2"]) is F2
+
+
+@pytest.mark.parametrize("dtype", [np.int8, np.int32])
+@pytest.mark.parametrize("shape", [(1, 1, 3, 3), (40, 6, 3, 3), (0, 4, 3, 3), (7, 5, 3, 3)])
+def test_weight_sums(shape: tuple[int, ...], dtype: Any) -> None:
+    """Also of channels of one sign, and of the least code, whose magnitude int8 does not hold."""
+    weights = np.random.default_rng(3).integers(-128, 128, shape).astype(dtype)
+    weights[:1], weights[1:2] = -128, np.abs(weights[1:2].astype(np.int32)).clip(0, 127)
+    sums, flat = weight_sums(weights), weights.reshape(len(weights), 9 * shape[1]).astype(np.int64)
+    np.testing.assert_array_equal(sums.positive, np.where(flat > 0, flat, 0).sum(1))
+    np.testing.assert_array_equal(sums.negative, np.where(flat < 0, flat, 0).sum(1))
+    assert sums.largest == np.abs(flat).max(initial=0)
+
+
+@pytest.mark.parametrize("shape", [(1, 1, 3, 3), (40, 6, 3, 3), (32, 5, 3, 3)])
+def test_plain_weights_in_panels(shape: tuple[int, ...]) -> None:
+    """Of weights in other than C order, too."""
+    count, channels = shape[:2]
+    weights = np.random.default_rng(4).integers(-128, 128, shape).astype(np.int8)
+    want = np.zeros((-(-count // 32) * 32, 8, 9), np.int8)
+    want[:count, :channels] = weights.reshape(count, channels, 9)
+    want = want.reshape(-1, 32, 4, 2, 9).transpose(0, 2, 4, 1, 3)
+    for order in "CF":
+        np.testing.assert_array_equal(pack_plain(np.asarray(weights, order=order), 32, 8), want)

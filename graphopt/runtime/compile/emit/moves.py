@@ -103,14 +103,14 @@ def emit_channel_table(emitter: RoutineEmitter, operation: op.ChannelTable, inpu
     (x,) = inputs
     if operation.tables is not None:
         place, sizes = x.order.index(operation.axis % len(x.shape)), physical_shape(x.shape, x.order)
-        inner = prod(sizes[place + 1 :])
+        inner, codes, lines = prod(sizes[place + 1 :]), operation.tables.codes, operation.tables.lines
         if len(operation.tables) == 1:
-            routine = prepare_table(x.size, operation.tables)
-        elif inner == 1 and operation.lines is not None and operation.x is not None:
-            limits = int(operation.tables.min()), int(operation.tables.max())
-            routine = prepare_channel_lines(prod(sizes[:place]), operation.lines, operation.x, operation.y, limits)
+            routine = prepare_table(x.size, codes)
+        elif inner == 1 and lines is not None and operation.x is not None:
+            limits = int(codes.min()), int(codes.max())
+            routine = prepare_channel_lines(prod(sizes[:place]), lines, operation.x, operation.y, limits)
         else:
-            routine = prepare_channel_table(prod(sizes[:place]), operation.tables, inner)
+            routine = prepare_channel_table(prod(sizes[:place]), codes, inner)
         x = emitter.result(routine, x.shape, x.order, x=x)
     for move in operation.moves:
         target = move_shape(move, (x.shape, *(emitter.shapes[value] for value in move.inputs[1:])))
