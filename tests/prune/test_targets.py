@@ -83,8 +83,9 @@ def test_what_cannot_be_reached_is_said():
     assert "no more can be removed (least=0.1)" in result.report.stages[0].summary
 
 
-def test_a_speedup_removes_until_it_is_measured(monkeypatch):
+def test_a_speedup_removes_until_it_is_measured(monkeypatch, tmp_path):
     """Where models run at the square root of what their nodes promise, more is removed."""
+    monkeypatch.setenv("GRAPHOPT_CACHE", str(tmp_path))
 
     def timed(sessions, feeds, *, seconds, clock):
         timing = Timing("after", 1.0, 1.0, 1.0 / left[-1] ** 0.5, 9)
