@@ -14,7 +14,7 @@ from graphopt.measure import Timing, interleaved
 from graphopt.passes.quantize import decide
 from graphopt.passes.quantize.candidates.assignment import Assignment
 from graphopt.passes.quantize.candidates.units import find_units
-from graphopt.passes.quantize.place import latency_guard
+from graphopt.passes.quantize.place import cost_model, latency_guard
 from tests.quantize.nets import convnet, images, parse
 
 
@@ -53,6 +53,25 @@ def test_no_candidate_always_runs_behind_the_same_one():
     times = interleaved(runs, seconds=0, min_runs=4, clock=clock)
     turns = "".join(name for name, _ in groupby(order[-4 * 3 * 1000 :]))
     assert turns.endswith("abcbabcba") and all(timing.median == 1.0 for timing in times)
+
+
+def test_seconds_are_those_of_the_clock():
+    """A busy machine makes as many runs as a quiet one: here wall time stands still beside the clock."""
+    now = [0.0]
+
+    def run():
+        now[0] += 1.0
+
+    first, second = interleaved({"a": run, "b": run}, seconds=5000.0, max_runs=10**5, clock=lambda: now[0])
+    assert 5 <= first.runs == second.runs < 10**5 and now[0] >= 10**4
+
+
+def test_rates_of_conversions_are_measured_once(monkeypatch, tmp_path):
+    """They decide where a minimum cut runs, in later processes, too."""
+    monkeypatch.setenv("GRAPHOPT_CACHE", str(tmp_path))
+    rates = iter([(1e-9, 2e-9), (3e-9, 4e-9)])
+    monkeypatch.setattr(cost_model, "_measured_rates", lambda: next(rates))
+    assert cost_model.conversion_rates() == cost_model.conversion_rates() == (1e-9, 2e-9)
 
 
 @pytest.mark.parametrize(
