@@ -248,7 +248,7 @@ def test_a_failure_of_the_graph_ends_the_search():
     """onnxruntime runs no Loop whose counter declares no shape: no inputs help."""
     counted = onnx.parser.parse_model(
         """<ir_version: 8, opset_import: ["" : 17]> net (float[N] x) => (float[N] y) <int64 m = {3}> {
-        y = Loop(m, "", x) <body = turn (int64[] i, bool[] c, float[N] v) => (bool[] d, float[N] w)
+        y = Loop(m, "", x) <body = turn (int64 i, bool c, float[N] v) => (bool d, float[N] w)
                             { d = Identity(c)  w = Add(v, v) }> }"""
     )
     assert len(searching(counted).find(2)) == 2
