@@ -14,6 +14,7 @@ from .options import Options
 from .pipeline import Outcome
 from .provenance import Trail
 from .report import Report
+from .report.data import summaries
 from .validation import EquivalenceCheck, SizeCheck, evidence
 
 
@@ -45,11 +46,11 @@ def with_stages(report: Report, stages: Sequence[StageReport], context: StageCon
     reference = context.quality.reference
     doubted = () if made_up else doubts(reference, context.calibration)
     notes = (context.calibration.note, *doubted) if context.calibration.note else doubted
-    summaries = "; ".join(f"{stage.name}: {stage.summary}" for stage in stages)
+    told = summaries(stages)
     report = replace(report, stages=tuple(stages), notes=(*report.notes, *notes), synthetic=made_up)
     if not any(stage.changed for stage in stages):
-        return replace(report, reason=f"{report.reason}; {summaries}")
-    reason = f"exact passes {report.status}: {report.reason}; {summaries}"
+        return replace(report, reason=f"{report.reason}; {told}")
+    reason = f"exact passes {report.status}: {report.reason}; {told}"
     report = replace(report, status="lossy", reason=reason, validation=report.status)
     quality = context.quality
     if quality.metric is not None:

@@ -21,8 +21,9 @@ class Figures:
 
     nodes: recursive through nested graphs, constants not counted. operators: nodes by operator. parameters: elements
     of constants with at least two elements. constant_bytes: bytes of all constants. macs: multiply-accumulates of Conv,
-    ConvTranspose, MatMul, Gemm, LSTM, GRU, RNN, attention and their integer forms; macs_by_size: the same as a sum over
-    open sizes, as `measure.macs_by_size` gives it. activation_bytes: the most bytes alive at once in file order.
+    ConvTranspose, MatMul, Gemm, Einsum, LSTM, GRU, RNN, attention and their integer forms; macs_by_size: the same as a
+    sum over open sizes, as `measure.macs_by_size` gives it. activation_bytes: the most bytes alive at once in file
+    order.
     """
 
     nodes: int
@@ -112,12 +113,19 @@ def value_bytes(value: Value) -> int:
 
 
 def peak_activation_bytes(graph: Graph) -> int:
-    """The most bytes of computed values and inputs alive at once, in execution order; constants not counted."""
-    order = [*graph.snapshot(), graph.return_node]
+    """The most bytes of computed values and inputs alive at once, in execution order; constants, and what is computed
+    of constants alone, such as dequantized weights, not counted: a runtime computes them as it loads the model."""
+    weights: set[Value] = set()
+    for node in graph:
+        if node.inputs and not node.subgraphs and all(v is None or v.constant or v in weights for v in node.inputs):
+            weights.update(node.outputs)
+    order = [node for node in graph.snapshot() if not weights.intersection(node.outputs)]
+    order.append(graph.return_node)
+    own = {*graph.inputs, *(value for node in order for value in node.outputs)}
     last: dict[Value, int] = {}
     for i, node in enumerate(order):
         for value in (*node.inputs, *captures(node)):
-            if value is not None and value.constant is None:
+            if value in own:
                 last[value] = i
     freed = [0] * len(order)
     for value, i in last.items():

@@ -45,6 +45,9 @@ class Timing:
 _BLOCKS, _LEAST_RUNS = 8, 4
 """Blocks of runs whose quartiles estimate the scatter of a quartile, and the least runs of a quartile. Choices."""
 
+_WAITED = 8
+"""The factor by which wall time may exceed the seconds allowed on another clock: enough for a core shared by eight."""
+
 
 def interleaved(
     candidates: Mapping[str, Callable[[], object]], *, seconds: float = 2.0, min_runs: int = 5, max_runs: int = 1000,
@@ -53,22 +56,26 @@ def interleaved(
     """Time callables in turn, A B C C B A A B C …, after two untimed runs of each, so that drift of the machine and the
     state of caches affect all alike.
 
-    Short calls are repeated within a turn until the turn takes about a millisecond. `clock` gives seconds; with
-    time.process_time, the time of other processes does not count.
+    Short calls are repeated within a turn until the turn takes about a millisecond. `clock` gives seconds, those of the
+    candidates and the `seconds` allowed for each: with `own_clock`, a busy machine makes as many runs as a quiet one,
+    for at most `_WAITED` times as long.
     """
     repeats = {label: _repeats(run) for label, run in candidates.items()}
     times: dict[str, list[float]] = {label: [] for label in candidates}
     turn = [*candidates.items()]
-    end = time.perf_counter() + seconds * len(candidates)
+    allowed = seconds * len(candidates)
+    spent, latest = 0.0, time.perf_counter() + allowed * _WAITED
     while len(next(iter(times.values()))) < min_runs or (
-        time.perf_counter() < end and len(next(iter(times.values()))) < max_runs
+        spent < allowed and time.perf_counter() < latest and len(next(iter(times.values()))) < max_runs
     ):
         for label, run in turn:
             count = repeats[label]
             start = clock()
             for _ in range(count):
                 run()
-            times[label].append((clock() - start) / count)
+            took = clock() - start
+            spent += took
+            times[label].append(took / count)
         turn.reverse()
     base = next(iter(times.values()))
     return [_timing(label, t, base) for label, t in times.items()]

@@ -80,15 +80,45 @@ def _recurrent(node: Node, sizes: Sizes) -> Terms:
 
 def _attention(node: Node, sizes: Sizes) -> Terms:
     """queries · keys for the scores and results · keys for their sums of values, whatever a mask leaves out (Attention
-    of ONNX; MultiHeadAttention and GroupQueryAttention of onnxruntime). None where keys are packed, or added to a cache
-    that is not handed on."""
+    of ONNX; MultiHeadAttention and GroupQueryAttention of onnxruntime). None where keys are added to a cache that is
+    not handed on.
+
+    Packed with queries, [batch, time, heads, 3, size] or [batch, time, (heads + 2 · groups) · size], keys are as many
+    as queries, and the scores cost as much as the sums; packed with values they are [batch, time, heads, 2, size].
+    """
     queries, keys, out = sizes(node.input(0)), sizes(node.input(1)), sizes(node.output)
     cache = sizes(node.outputs[1]) if len(node.outputs) > 1 and not node.outputs[1].is_unused else []
     has_past = node.input({"Attention": 4, "com.microsoft::MultiHeadAttention": 6}.get(node.op, 3)) is not None
-    if not queries or len(keys) not in (3, 4) or not out or (has_past and not cache):
+    is_packed = node.input(1) is None
+    if not queries or not out or (has_past and not cache) or not (is_packed or len(keys) in (3, 4, 5)):
         return []
-    count = (cache or keys)[-2]
-    return [math.prod(queries) * count, math.prod(out) * count]
+    given = queries[1] if is_packed else keys[1 if len(keys) == 5 else -2]
+    count = cache[-2] if cache else given
+    return [math.prod(out if is_packed else queries) * count, math.prod(out) * count]
+
+
+def _einsum(node: Node, sizes: Sizes) -> Terms:
+    """The product of the sizes of all letters, once for each operand but the first (ONNX: Einsum): none for one
+    operand, which is moved or summed. The axes of "..." are those of the operand with most of them."""
+    given = [sizes(value) for value in node.inputs]
+    terms = str(node.attrs.get("equation", "")).replace(" ", "").partition("->")[0].split(",")
+    if len(terms) != len(given) or not all(given):
+        return []
+    of: dict[str, Any] = {}
+    broadcast: list[Any] = []
+    for term, shape in zip(terms, given):
+        before, dots, after = term.partition("...")
+        if len(before) + len(after) > len(shape) or (not dots and len(before) != len(shape)):
+            return []
+        end = len(shape) - len(after)
+        of.update(
+            (letter, size)
+            for letter, size in zip(before + after, [*shape[: len(before)], *shape[end:]])
+            if of.get(letter, 1) == 1
+        )
+        inner = [*shape[len(before) : end]] if dots else []
+        broadcast = inner if len(inner) > len(broadcast) else broadcast
+    return [math.prod([*of.values(), *broadcast])] * (len(terms) - 1)
 
 
 def _projected_attention(node: Node, sizes: Sizes) -> Terms:
@@ -107,7 +137,7 @@ _MACS: dict[str, Callable[[Node, Sizes], Terms]] = {
     "com.microsoft::FusedGemm": _gemm, "com.microsoft::QGemm": _gemm, "LSTM": _recurrent, "GRU": _recurrent,
     "RNN": _recurrent, "com.microsoft::DynamicQuantizeLSTM": _recurrent, "Attention": _attention,
     "com.microsoft::MultiHeadAttention": _attention, "com.microsoft::GroupQueryAttention": _attention,
-    "com.microsoft::Attention": _projected_attention,
+    "com.microsoft::Attention": _projected_attention, "Einsum": _einsum,
 }  # fmt: skip
 LINEAR_MAPS = frozenset(_MACS)
 """Operators that multiply and accumulate."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -15,6 +16,11 @@ if TYPE_CHECKING:
     from ..equivalence import Comparison
     from ..measure import Fidelity
     from ..provenance import Trail
+
+
+def summaries(stages: Sequence[StageReport]) -> str:
+    """The stages' summaries, as they end the reason of a report."""
+    return "; ".join(f"{stage.name}: {stage.summary}" for stage in stages)
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,6 +71,11 @@ class ReportData:
     def is_unverified(self) -> bool:
         """Whether the exact passes' result, the input of lossy stages, could not be compared with the original."""
         return self.status == "unverified" or (self.comparison is not None and self.comparison.status == "unverified")
+
+    @property
+    def reason_alone(self) -> str:
+        """The reason without the stages' summaries, for texts in which each stage has its own line."""
+        return self.reason.removesuffix(f"; {summaries(self.stages)}")
 
     def to_dict(self) -> dict[str, Any]:
         """Plain data."""

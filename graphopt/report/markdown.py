@@ -17,7 +17,7 @@ def markdown(report: ReportData, title: str = "") -> str:
     rows = [*figure_rows(report), *latency_rows(report)]
     parts = [f"> [!CAUTION]\n> {_text(report.banner)}"] if report.banner else []
     parts.append(f"## {_text(title or 'graphopt report')}")
-    parts += [f"**{_text(headline(report))}**", _text(report.reason)]
+    parts += [f"**{_text(headline(report))}**", _text(report.reason_alone)]
     parts.append(_table(("", "before", "after", "change"), [(r.label, r.before, r.after, r.change) for r in rows]))
     effects = [(e.name, e.changes, f"{e.nodes_after - e.nodes_before:+d}") for e in report.effects if e.changes]
     if effects:

@@ -63,7 +63,7 @@ def report_lines(report: ReportData, verbose: bool = False) -> Iterator[str | Ta
     for note in report.notes:
         yield f"[yellow]note[/] {escape(note)}"
     colour = {"equal": "green", "original": "yellow"}.get(report.status, "yellow")
-    yield f"[bold {colour}]{report.status}[/] {escape(report.reason)}"
+    yield f"[bold {colour}]{report.status}[/] {escape(report.reason_alone)}"
 
 
 def figures_table(

@@ -5,12 +5,13 @@ from __future__ import annotations
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 from ...analysis.channels import ChannelFacts, find_channels
 from ...compress.context import StageContext
 from ...compress.report import NOT_MEASURED, StageReport
-from ...compress.stages import session_maker
+from ...compress.speed import Speed, kept_speeds, pair_key
 from ...equivalence.feeds import Feeds
 from ...errors import Declined
 from ...ir import Model, Node, clone_model
@@ -137,18 +138,15 @@ def _goal(model: Model, options: Prune, context: StageContext) -> tuple[_Goal | 
         words = "multiply-accumulates" if kind == "macs" else "parameters"
         return _Goal(costs, left, f"{left:.0%} of the {words}"), options
     goal, wanted = _Goal(costs, left, f"{options.speedup:g}x the speed"), float(options.speedup or 1.0)
-    session = session_maker(context.target, threads=1)
     pruned = _pruned(model, replace(options, exchange=0), context, 1.0, goal)
     options = _decided(options, pruned)
     for approach in range(_APPROACHES):
         if approach:
             pruned = _pruned(model, replace(options, recover=False, exchange=0), context, 1.0, goal)
-        _, after = compare_latency(
-            {"before": session(model), "after": session(pruned.model)}, feeds, seconds=_SECONDS, clock=own_clock()
-        )
-        if after.ratio >= wanted or goal.missed(pruned):
+        ratio = _kept_speed(model, pruned.model, context, wanted).ratio
+        if ratio >= wanted or goal.missed(pruned):
             break
-        goal = replace(goal, left=goal.left * after.ratio / wanted * _BEYOND)
+        goal = replace(goal, left=goal.left * ratio / wanted * _BEYOND)
     return goal, options
 
 
@@ -205,24 +203,36 @@ def _pruned(model: Model, options: Prune, context: StageContext, share: float, g
 
 
 def _times(model: Model, pruned: PrunedModel, context: StageContext) -> PruneFigures:
-    """Latency before and after in one thread, and the layers that shrank without becoming faster."""
+    """Latency before and after in one thread, and the layers that shrank without becoming faster; no ratio where it was
+    not clear."""
     feeds = context.calibration.first(1)[0]
-    session = session_maker(context.target, threads=1)
-    before, after, is_clear = _clear_timings({"before": session(model), "after": session(pruned.model)}, feeds)
+    speed = _kept_speed(model, pruned.model, context, _LEAST_SPEEDUP)
     without_gain = stalled(node_seconds(model, feeds), node_seconds(pruned.model, feeds), pruned.originals)
-    return PruneFigures(before.median, after.median, after.ratio if is_clear else None, without_gain)
+    if speed.is_predicted:
+        return PruneFigures(stalled=without_gain)
+    return PruneFigures(speed.before, speed.after, speed.ratio, without_gain)
 
 
-def _clear_timings(sessions: Mapping[str, Any], feeds: Feeds) -> tuple[Timing, Timing, bool]:
-    """Times before and after, measured up to `_ATTEMPTS` times until their ratio is clear; and whether it is clear."""
+def _kept_speed(model: Model, pruned: Model, context: StageContext, border: float) -> Speed:
+    """The pruned model's speed, kept for pairs of models of the same structure: measured until clear of `border`, else
+    predicted."""
+    feeds = context.calibration.first(1)[0]
+    key = f"{pair_key(model, pruned, feeds, context.target)}:{border:g}"
+    times = partial(_clear_timings, feeds=feeds, border=border)
+    clear = partial(_is_clear, border=border)
+    return kept_speeds(model, {key: lambda: pruned}, feeds, context.target, times, clear)[key]
+
+
+def _clear_timings(sessions: Mapping[str, Any], feeds: Feeds, border: float) -> list[Timing]:
+    """The time after pruning, measured up to `_ATTEMPTS` times until its ratio to the time before is clear."""
     for attempt in range(_ATTEMPTS):
-        before, after = compare_latency(sessions, feeds, seconds=_SECONDS * 2**attempt, clock=own_clock())
-        if _is_clear(after):
-            return before, after, True
-    return before, after, False
+        _, after = compare_latency(sessions, feeds, seconds=_SECONDS * 2**attempt, clock=own_clock())
+        if _is_clear(after, border):
+            break
+    return [after]
 
 
-def _is_clear(timing: Timing) -> bool:
-    """Whether four standard errors lie between the ratio and the threshold, with enough turns on a busy machine."""
+def _is_clear(timing: Timing, border: float) -> bool:
+    """Whether four standard errors lie between the ratio and the border, with enough turns on a busy machine."""
     is_measured = timing.runs * max(1.0, timing.median / 1e-3) >= _LEAST_TURNS
-    return is_measured and abs(timing.ratio - _LEAST_SPEEDUP) > 4 * timing.error * timing.ratio
+    return is_measured and abs(timing.ratio - border) > 4 * timing.error * timing.ratio

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field, replace
 from math import inf
 
 from ...compress.context import StageContext
+from ...compress.speed import GAIN
 from ...ir import Model
 from ...measure import figures, macs_at
 from ...onnx_io import is_large
@@ -19,7 +20,7 @@ from .errors.single_unit_errors import SingleUnitErrors
 from .options import ALWAYS, MEASURED, Quantize
 from .place.accuracy_guard import GuardResult, Judge, accept_unchanged, describe_limit, errors_alone, guard
 from .place.bias_correction import with_bias_correction
-from .place.latency_guard import GAIN, TimedAssignment, fastest, min_cut_candidates, most_gain, needed_gain
+from .place.latency_guard import TimedAssignment, fastest, min_cut_candidates, most_gain, needed_gain
 from .place.mixed_precision import stored_bytes, with_mixed_precision
 from .place.per_channel_activations import with_per_channel_activations
 from .refit.apply import with_refit
@@ -180,7 +181,8 @@ class _Search:
         if gain.is_noise:
             return self._decision(guarded, 1.0, f"left float: {gain}, which is noise")
         stored = f"{gain.fewer_bytes:.0%} fewer bytes, " if best.assignment.only_tables else ""
-        text = f"{stored}{best.speedup:.2f}× as fast; {chosen.verdict}"
+        pace = f"{best.speedup:.2f}× as fast{' as predicted' * best.is_predicted}"
+        text = f"{stored}{pace}; {chosen.verdict}"
         return self._decision(chosen, best.speedup, text, best.assignment)
 
     def _decision(

@@ -5,12 +5,15 @@ ONNX has no integer form of a recurrent layer, so in mode "static", and for othe
 
 from __future__ import annotations
 
+from functools import partial
+
 import numpy as np
 
 from ...calibration import shapes_at
 from ...compress.choices import FLOAT32, chosen_for, layer_names, word_of
 from ...compress.context import StageContext
 from ...compress.report import StageReport
+from ...compress.speed import GAIN, Speed, is_clear, kept_speeds, pair_key, stable_timings
 from ...errors import Declined
 from ...ir import DType, Model, Node, Value, clone_model
 from ...measure import figures, macs_at, macs_values
@@ -24,7 +27,7 @@ from .numerics.rounding import nearest_codes
 from .numerics.solve import FLOAT_PRODUCTS, pair_certificate, pair_safety
 from .options import Quantize
 from .place.accuracy_guard import is_good_enough
-from .place.latency_guard import needed_gain, stable_timings, timing_session
+from .place.latency_guard import PREDICTED_GAIN, needed_gain
 from .report import NO_GAIN, RETURNED_TO_FLOAT, QuantizedLayer, QuantizedParts, QuantizeFigures
 
 SMALL = 4096
@@ -72,8 +75,9 @@ def quantize_recurrent(model: Model, options: Quantize, context: StageContext) -
     elif not is_good_enough(copy, options, context):
         reason = RETURNED_TO_FLOAT
     elif options.speed:
-        speedup = _speedup(model, copy, context)
-        reason = "" if speedup >= needed_gain(options.mode) else NO_GAIN
+        speed, needed = _speed(model, copy, context), needed_gain(options.mode)
+        speedup = speed.ratio
+        reason = "" if speedup >= (PREDICTED_GAIN if speed.is_predicted and needed == GAIN else needed) else NO_GAIN
     if reason:
         refusals = (*refused, *((layer.name, reason) for layer in layers))
         return QuantizedParts(model, (), refusals, choices=dict.fromkeys(settled, FLOAT32))
@@ -145,10 +149,8 @@ def _run_on_codes(model: Model, node: Node, options: Quantize, target: str) -> i
     return worst
 
 
-def _speedup(model: Model, quantized: Model, context: StageContext) -> float:
-    sessions = {
-        "float": timing_session(model, context.target),
-        "int8": timing_session(quantized, context.target),
-    }
-    timings, _ = stable_timings(sessions, timing_feed(context))
-    return timings[0].ratio
+def _speed(model: Model, quantized: Model, context: StageContext) -> Speed:
+    feed = timing_feed(context)
+    key = pair_key(model, quantized, feed, context.target)
+    times = partial(stable_timings, feed=feed)
+    return kept_speeds(model, {key: lambda: quantized}, feed, context.target, times, is_clear)[key]

@@ -9,6 +9,7 @@ from dataclasses import replace
 
 from ...compress.context import StageContext
 from ...compress.report import StageReport
+from ...compress.speed import GAIN
 from ...errors import Declined, OptionError
 from ...ir import Model
 from ...measure import figures
@@ -27,7 +28,6 @@ from .place.bias_correction import with_bias_correction
 from .place.bit_budget import with_bit_budget
 from .place.calibration_methods import with_best_method
 from .place.harmless_tables import with_harmless_tables
-from .place.latency_guard import GAIN
 from .recurrent import quantize_recurrent
 from .report import QuantizedParts, QuantizeFigures, report_decision, with_parts
 

@@ -244,6 +244,21 @@ def test_sizes_are_asked_from_weights_before_they_are_guessed(net: onnx.ModelPro
     assert sorted(feeds[0]["x"].shape[2:]) == sorted(sides)
 
 
+def test_a_failure_of_the_graph_ends_the_search():
+    """onnxruntime runs no Loop whose counter declares no shape: no inputs help."""
+    counted = onnx.parser.parse_model(
+        """<ir_version: 8, opset_import: ["" : 17]> net (float[N] x) => (float[N] y) <int64 m = {3}> {
+        y = Loop(m, "", x) <body = turn (int64 i, bool c, float[N] v) => (bool d, float[N] w)
+                            { d = Identity(c)  w = Add(v, v) }> }"""
+    )
+    assert len(searching(counted).find(2)) == 2
+    counted.graph.node[0].attribute[0].g.input[0].type.tensor_type.ClearField("shape")
+    search = searching(counted)
+    with pytest.raises(InputError, match="has unknown shape: i"):
+        search.find(2)
+    assert search.tries == 1
+
+
 def test_no_size_is_tried_that_takes_too_much():
     search = searching(flattened(3 * 16001 * 2 + 1))
     tried = []

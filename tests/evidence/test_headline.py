@@ -5,13 +5,17 @@ from dataclasses import replace
 from functools import partial
 
 import numpy as np
+import onnx
 import pytest
 
 import graphopt
 from graphopt.compress.report import StageReport
 from graphopt.measure import Fidelity, metric_name
 from graphopt.report.headline import headline
+from graphopt.report.html.brief import brief
 from graphopt.report.latency import Latency, RuntimeLatency
+from graphopt.report.markdown import markdown
+from graphopt.report.tables import report_lines
 from models.fashion import accuracy
 from tests.test_cli import ROOT
 from tests.test_optimize import conv_bn_model
@@ -132,3 +136,16 @@ def test_notebooks_show_figures():
     assert result.report.headline in shown and "<th>nodes</th>" in shown
     compared = graphopt.compare(conv_bn_model(), result.model)
     assert compared.outputs and "<td>equal</td>" in compared._repr_html_() and "<b>equal</b>" in compared._repr_html_()
+
+
+def test_a_stage_tells_its_reason_once():
+    """In the terminal, in Markdown and in a notebook, where a stage has a line of its own."""
+    model = onnx.parser.parse_model(
+        '<ir_version: 8, opset_import: ["" : 17]> net (float[N,4] x) => (float[N,4] y) { y = Relu(x) }'
+    )
+    report = graphopt.optimize(model, quantize="dynamic").report
+    (stage,) = report.stages
+    assert not stage.changed and report.reason.endswith(f"; {stage.name}: {stage.summary}")
+    lines = [line for line in report_lines(report) if isinstance(line, str)]
+    for text in ("\n".join(lines), markdown(report), brief(report)):
+        assert text.count(stage.summary) == 1 and report.reason_alone in text

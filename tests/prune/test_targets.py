@@ -8,6 +8,7 @@ import pytest
 import graphopt
 from graphopt import cli, onnx_io
 from graphopt.analysis.channels import find_channels
+from graphopt.equivalence.synthesis import synthesise
 from graphopt.errors import OptionError
 from graphopt.ir import clone_model
 from graphopt.measure import Timing, figures
@@ -83,8 +84,9 @@ def test_what_cannot_be_reached_is_said():
     assert "no more can be removed (least=0.1)" in result.report.stages[0].summary
 
 
-def test_a_speedup_removes_until_it_is_measured(monkeypatch):
+def test_a_speedup_removes_until_it_is_measured(monkeypatch, tmp_path):
     """Where models run at the square root of what their nodes promise, more is removed."""
+    monkeypatch.setenv("GRAPHOPT_CACHE", str(tmp_path))
 
     def timed(sessions, feeds, *, seconds, clock):
         timing = Timing("after", 1.0, 1.0, 1.0 / left[-1] ** 0.5, 9)
@@ -123,3 +125,14 @@ def test_words_of_the_command_line():
     )
     with pytest.raises(OptionError, match="did you mean macs"):
         cli.app(["prune", str(FASHION), "--prune-option", "mac=0.5"], standalone_mode=False)
+
+
+def test_the_seconds_of_nodes_are_measured_once(monkeypatch, tmp_path):
+    """A speedup removes by them: in later processes the same."""
+    monkeypatch.setenv("GRAPHOPT_CACHE", str(tmp_path))
+    model = onnx_io.load(FASHION)
+    feeds = synthesise(model, 1)[0]
+    first = cost_of_nodes("speedup", model, feeds)
+    monkeypatch.setattr("graphopt.passes.prune.select.costs.node_seconds", None)
+    again = onnx_io.load(FASHION)
+    assert [*cost_of_nodes("speedup", again, feeds).values()] == [*first.values()] and any(first.values())

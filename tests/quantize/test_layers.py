@@ -128,7 +128,7 @@ def test_stored_weights_are_for_size_and_slower_ones_are_told(gain, monkeypatch,
     monkeypatch.setenv("GRAPHOPT_CACHE", str(tmp_path))
 
     def timings(sessions, feed, seconds, attempts):
-        return [Timing(label, 1e-3, 1e-3, gain, 20, 0.0) for label in sessions if label != "float"], True
+        return [Timing(label, 1e-3, 1e-3, gain, 20, 0.0) for label in sessions if label != "float"]
 
     monkeypatch.setattr(latency_guard, "stable_timings", timings)
     made, _ = run("weights", speed=True)

@@ -1,4 +1,4 @@
-"""The quantized files that the runtime's tests share."""
+"""The quantized files, and the language model, that the runtime's tests share."""
 
 from __future__ import annotations
 
@@ -8,7 +8,9 @@ import onnx
 import pytest
 from onnxruntime import quantization
 
+import graphopt
 from tests.runtime.forms import FORMS, Reader, make_cnn
+from tests.runtime.language import make_language_model, on_kernels
 
 
 @pytest.fixture(scope="session")
@@ -23,3 +25,15 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     dynamic = folder / "dynamic.onnx"
     quantization.quantize_dynamic(paths["float"], dynamic, op_types_to_quantize=["Gemm", "MatMul"])
     return {**paths, "dynamic": dynamic}
+
+
+@pytest.fixture(scope="module")
+def model() -> onnx.ModelProto:
+    """A language model, for modules that make no model of their own."""
+    return make_language_model()
+
+
+@pytest.fixture(scope="module")
+def session(model: onnx.ModelProto) -> graphopt.Session:
+    """The model on kernels."""
+    return on_kernels(model)

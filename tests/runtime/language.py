@@ -9,6 +9,8 @@ import onnx
 import onnxruntime
 from onnx import TensorProto, helper, numpy_helper
 
+import graphopt
+
 WORDS, WIDTH, INNER, HEADS, GROUPS, SIZE, LAYERS, BLOCK = 61, 64, 96, 2, 3, 32, 2, 32
 """Words, width of a row, of the inner layer, heads of keys, queries of each, numbers of a head, layers, block."""
 Feed = dict[str, np.ndarray]
@@ -152,3 +154,7 @@ def stock(model: onnx.ModelProto) -> onnxruntime.InferenceSession:
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = 1
     return onnxruntime.InferenceSession(model.SerializeToString(), options)
+
+
+def on_kernels(model: onnx.ModelProto) -> graphopt.Session:
+    return graphopt.Session(model.SerializeToString(), threads=1, kernels=True)

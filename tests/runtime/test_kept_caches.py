@@ -11,18 +11,8 @@ import graphopt
 from graphopt.errors import ModelError
 from graphopt.runtime.execute.growing import KeptCache, SharedMemory
 from graphopt.runtime.execute.region import Region
-from tests.runtime.language import HEADS, SIZE, feeds, make_language_model
-from tests.runtime.test_language import assert_likeliest, on_kernels
-
-
-@pytest.fixture(scope="module")
-def model() -> onnx.ModelProto:
-    return make_language_model()
-
-
-@pytest.fixture(scope="module")
-def session(model: onnx.ModelProto) -> graphopt.Session:
-    return on_kernels(model)
+from tests.runtime.language import HEADS, SIZE, feeds, make_language_model, on_kernels
+from tests.runtime.test_language import assert_likeliest
 
 
 @pytest.mark.parametrize("batch", [1, 2])

@@ -17,7 +17,7 @@ from graphopt.runtime.execute.growing import KeptCache, SharedMemory
 from graphopt.runtime.lower.decoders import stored
 from graphopt.runtime.place.lowered_model import LoweredModel
 from tests.kernels.attention.test_cached import coded_rows
-from tests.runtime.language import HEADS, LAYERS, SIZE, WORDS, Feed, feeds, make_language_model, stock
+from tests.runtime.language import HEADS, LAYERS, SIZE, WORDS, Feed, feeds, make_language_model, on_kernels, stock
 from tests.runtime.reference import check_regions
 
 try:
@@ -29,20 +29,6 @@ CASES = [
     {"past": 7, "tokens": 1}, {"past": 0, "tokens": 6}, {"past": 300, "tokens": 1}, {"past": 5, "tokens": 3},
     {"past": 9, "tokens": 2, "batch": 2, "padded": 4},
 ]  # fmt: skip
-
-
-def on_kernels(model: onnx.ModelProto) -> graphopt.Session:
-    return graphopt.Session(model.SerializeToString(), threads=1, kernels=True)
-
-
-@pytest.fixture(scope="module")
-def model() -> onnx.ModelProto:
-    return make_language_model()
-
-
-@pytest.fixture(scope="module")
-def session(model: onnx.ModelProto) -> graphopt.Session:
-    return on_kernels(model)
 
 
 def assert_alike(ours: list[np.ndarray], theirs: list[np.ndarray]) -> None:

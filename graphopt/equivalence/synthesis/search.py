@@ -48,6 +48,9 @@ _AXIS = re.compile(r"index: (\d+) Got: (\d+) Expected: (\d+)")
 _RESHAPED = re.compile(r"Input shape:\{([\d,]+)\}, requested shape:\{([-\d,]+)\}")
 _RANK = re.compile(r"Invalid rank for input: (\S+) Got: (\d+) Expected: (\d+)")
 
+_OF_THE_GRAPH = re.compile(r"subgraph input \d+ has unknown shape")
+"""Errors that no inputs avoid: onnxruntime runs no Loop whose body declares no shape of its counter."""
+
 
 @dataclass(frozen=True, slots=True)
 class Sample:
@@ -227,7 +230,7 @@ class _Search:
         return {}
 
     def _spent(self) -> bool:
-        return self.tries >= _MAX_TRIES or self.budget.is_spent
+        return self.tries >= _MAX_TRIES or self.budget.is_spent or _OF_THE_GRAPH.search(self.failure) is not None
 
     def _fail(self, reason: str) -> None:
         self.failure, self.not_finite = reason, False

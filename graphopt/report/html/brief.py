@@ -20,7 +20,7 @@ def brief(report: ReportData) -> str:
     lines = [f"<b>{escape(stage.name)}</b> {escape(stage.summary)}" for stage in report.stages]
     lines += [f"rolled back {escape(f'{item.what}: {item.reason}')}" for item in report.rolled_back]
     lines += [escape(note) for note in report.notes]
-    lines.append(f"<b>{escape(report.status)}</b> {escape(report.reason)}")
+    lines.append(f"<b>{escape(report.status)}</b> {escape(report.reason_alone)}")
     return (
         f"<div><p><b>{escape(headline(report))}</b></p><table><tr><th></th><th>before</th><th>after</th><th>change</th>"
         f"</tr>{rows}</table>{''.join(f'<p>{line}</p>' for line in lines)}</div>"

@@ -75,7 +75,7 @@ def page(report: ReportData, title: str = "") -> str:
 
 def _without_speed(reason: str) -> str:
     """The reason without the speed that a stage measured in its own runs: the page shows a newly measured speed."""
-    return re.sub(r",? \d[\d.]*× as fast(?=[;,.]|$)", "", reason)
+    return re.sub(r",? \d[\d.]*× as fast( as predicted)?(?=[;,.]|$)", "", reason)
 
 
 def figure_rows(report: ReportData) -> list[Row]:

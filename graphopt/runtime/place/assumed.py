@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from functools import partial
 from math import prod
 from typing import TYPE_CHECKING
 
@@ -46,27 +47,46 @@ def assumed_shapes(model: Model, skeleton: Skeleton | None = None) -> dict[Value
     fixed = _fixed_shapes(model.graph)
     if fixed is not None:
         return fixed
-    from ...equivalence.onnx_graph import GraphIndex
-    from ...equivalence.synthesis.probe import Probe
     from ...equivalence.synthesis.sizes import read_symbols
     from ...equivalence.value_info import ValueInfo
     from ...onnx_io.emit import skeleton_of
-    from ...onnx_io.parts.stand_ins import put_alike_shapes
 
     skeleton = skeleton or skeleton_of(model)
-    proto = onnx.ModelProto()
-    proto.CopyFrom(skeleton.proto)
-    put_alike_shapes(proto.graph)
+    proto, probe = _probed(skeleton)
     symbols = read_symbols([ValueInfo.of(given) for given in proto.graph.input], {})
-    index, found = GraphIndex(proto), dict[str, Shape]()
+    found = dict[str, Shape]()
     for factor in _LONGER if {*symbols.kinds.values()} - {"batch", "channel"} else _LONGER[:1]:
         sizes = {s: ASSUMED.get(k, 1) * (1 if k in ("batch", "channel") else factor) for s, k in symbols.kinds.items()}
-        shapes = _shapes(Probe(proto, index), {name: symbols.shape(name, sizes) for name in symbols.dims})
+        shapes = _shapes(probe(), {name: symbols.shape(name, sizes) for name in symbols.dims})
         if _filled(shapes) > _filled(found):
             found = shapes
         if _filled(found) == len(skeleton.values):
             break
     return {skeleton.values[name]: shape for name, shape in found.items() if name in skeleton.values}
+
+
+def shapes_for(model: Model, sizes: Mapping[str, Shape]) -> dict[Value, Shape]:
+    """The shapes of a model's values at these shapes of its inputs; shapes that cannot be inferred are left out."""
+    fixed = _fixed_shapes(model.graph)
+    if fixed is not None:
+        return fixed
+    from ...onnx_io.emit import skeleton_of
+
+    skeleton = skeleton_of(model)
+    _, probe = _probed(skeleton)
+    return {skeleton.values[name]: shape for name, shape in _shapes(probe(), sizes).items() if name in skeleton.values}
+
+
+def _probed(skeleton: Skeleton) -> tuple[onnx.ModelProto, Callable[[], Probe]]:
+    """A copy of the model without weights, and a maker of new probes of it."""
+    from ...equivalence.onnx_graph import GraphIndex
+    from ...equivalence.synthesis.probe import Probe
+    from ...onnx_io.parts.stand_ins import put_alike_shapes
+
+    proto = onnx.ModelProto()
+    proto.CopyFrom(skeleton.proto)
+    put_alike_shapes(proto.graph)
+    return proto, partial(Probe, proto, GraphIndex(proto))
 
 
 def _fixed_shapes(graph: Graph) -> dict[Value, Shape] | None:

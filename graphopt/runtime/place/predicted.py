@@ -13,7 +13,9 @@ from collections.abc import Iterator, Mapping, Sequence
 
 from ...ir import Model, Node, Value
 from ...kernels import available_levels, select_level
+from ..lower.lowering import lower
 from ..lower.traits import Operation, Shape
+from .assumed import shapes_for
 from .cost import Costs, micro, region_nodes
 from .measured import with_parts
 from .minimum_cut import Choices
@@ -51,9 +53,7 @@ def left_by_prediction(model: Model, partitions: Partitions, shapes: Mapping[Val
     if not any(segment.is_region for segment in greedy):
         return Placement(set())
     costs = Costs(model, shapes)
-    left, segments = min(_candidates(partitions, costs, greedy), key=lambda candidate: costs.of(candidate[1]).seconds)
-    while (better := _without_a_region(partitions, costs, left, segments)) is not None:
-        left, segments = better
+    left, segments = _cheapest(partitions, costs, greedy)
     found, regions = costs.of(segments), sum(segment.is_region for segment in segments)
     gain, doubt = (GAIN, DOUBT) if regions > 1 else (ALONE, 0.0)
     if select_level() is not available_levels()[0]:
@@ -77,6 +77,24 @@ def left_by_prediction(model: Model, partitions: Partitions, shapes: Mapping[Val
         if pays and region.is_region:
             decisions.update(dict.fromkeys(region.operations, _told(costs, region, regions)))
     return Placement(left, reasons, decisions, verdict)
+
+
+def predicted_seconds(model: Model, sizes: Mapping[str, Shape], *, on_kernels: bool = False) -> float:
+    """Seconds of a run by this CPU's table of rates, at these shapes of the inputs: in onnxruntime on one thread, or,
+    `on_kernels`, as the cheaper of the cheapest partition and the whole in onnxruntime. Nothing is measured."""
+    costs = Costs(model, shapes_for(model, sizes))
+    if not on_kernels:
+        return costs.whole
+    partitions = Partitions(model.graph, lower(model.graph))
+    return min(costs.whole, costs.of(_cheapest(partitions, costs, partitions.without(()))[1]).seconds)
+
+
+def _cheapest(partitions: Partitions, costs: Costs, greedy: list[Segment]) -> tuple[set[Operation], list[Segment]]:
+    """The cheapest candidate partition, without regions that cost more than they gain, and what it leaves."""
+    left, segments = min(_candidates(partitions, costs, greedy), key=lambda candidate: costs.of(candidate[1]).seconds)
+    while (better := _without_a_region(partitions, costs, left, segments)) is not None:
+        left, segments = better
+    return left, segments
 
 
 def _told(costs: Costs, region: Segment, regions: int) -> str:

@@ -7,6 +7,7 @@ import math
 from collections.abc import Callable
 from typing import Any
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 
@@ -49,7 +50,7 @@ def unsqueeze(call: Any, x: Any, axes: Any) -> Any:
 
 def expand(call: Any, x: Any, shape: Any) -> Any:
     """x broadcast together with a shape"""
-    return x.expand(torch.broadcast_shapes(x.shape, numbers(shape)))
+    return x.expand(np.broadcast_shapes(tuple(x.shape), tuple(numbers(shape))))
 
 
 def split(call: Any, x: Any, sizes: Any = None) -> Any:

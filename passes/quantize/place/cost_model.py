@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-import hashlib
 import math
 import re
 from collections.abc import Iterable, Mapping
-from functools import cache
 from typing import Any
 
 import numpy as np
 
 from ....calibration import Shapes
 from ....ir import Constant, DType, Graph, Model, Node, TensorType, Value
-from ....machine.measurements import Measurements
-from ....measure import compare_latency, ort_session, own_clock, profile_nodes
+from ....machine.measurements import Measurements, Pair
+from ....measure import compare_latency, ort_session, own_clock, profile_nodes, structure_digest
 from ..candidates.assignment import Assignment
 from ..candidates.units import Unit
 from ..emit.mapped_clone import mapped_clone
@@ -22,6 +20,8 @@ from ..emit.qdq import build, name_nodes
 from .min_cut import Costs
 
 _LABEL = re.compile(r"(?<![A-Za-z0-9])n(\d+)_")
+_CONVERSIONS = "rates"
+"""The key of the rates of conversions."""
 _CONVERSION = re.compile(r"\d_(?:de)?quantize(?:_|$)")
 CALL = 1.5e-6
 """Fixed seconds per conversion, beside those per element: a conservative guess, so that the cut leaves small regions
@@ -70,9 +70,17 @@ def conversion_costs(assignment: Assignment, shapes: Shapes) -> tuple[dict[Value
     )
 
 
-@cache
-def conversion_rates() -> tuple[float, float]:
-    """Seconds per element of QuantizeLinear and of DequantizeLinear, measured once per process."""
+def conversion_rates() -> Pair:
+    """Seconds per element of QuantizeLinear and of DequantizeLinear, measured once on this machine."""
+    table = Measurements("conversions")
+    known = table.load()
+    if _CONVERSIONS not in known:
+        known = {_CONVERSIONS: _measured_rates()}
+        table.add(known)
+    return known[_CONVERSIONS]
+
+
+def _measured_rates() -> Pair:
     size = 1 << 16
     codes = np.zeros(size, np.uint8)
     took = []
@@ -92,7 +100,7 @@ def conversion_rates() -> tuple[float, float]:
 def measure_costs(assignment: Assignment, feed: Mapping[str, Any], shapes: Shapes) -> Costs:
     """Times of all units as float and on integers; cached for models of the same structure on this machine."""
     ordered = sorted(assignment.units, key=assignment.order.__getitem__)
-    key = structure_digest(assignment, feed)
+    key = assignment_digest(assignment, feed)
     table = Measurements("units")
     measured = table.load()
     keys = [f"{key}:{i}" for i in range(len(ordered))]
@@ -110,21 +118,7 @@ def measure_costs(assignment: Assignment, feed: Mapping[str, Any], shapes: Shape
     )
 
 
-def structure_digest(assignment: Assignment, feed: Mapping[str, Any]) -> str:
-    """A digest of all that affects times: operators, attributes, shapes and the flow of values; not weights."""
-    names: dict[Value, str] = {v: f"i{i}" for i, v in enumerate(assignment.model.graph.inputs)}
-    digest = hashlib.sha256(f"quantize-5 {assignment.options.mode} {assignment.options.weight_type}".encode())
-    digest.update(repr(sorted((n, np.shape(v)) for n, v in feed.items())).encode())
-    chosen = {u.node for u in assignment.units}
-    for i, node in enumerate(assignment.model.graph):
-        reads = [_read(v, names) for v in node.inputs]
-        attrs = sorted((k, v) for k, v in node.attrs.items() if isinstance(v, (int, float, str, tuple)))
-        digest.update(f"{node.op}{reads}{attrs!r}{node in chosen}".encode())
-        names.update((v, f"n{i}.{v.index}") for v in node.outputs)
-    return digest.hexdigest()[:24]
-
-
-def _read(value: Value | None, names: dict[Value, str]) -> str:
-    if value is None:
-        return ""
-    return f"c{value.constant.shape}{value.constant.dtype}" if value.constant is not None else names.get(value, "?")
+def assignment_digest(assignment: Assignment, feed: Mapping[str, Any]) -> str:
+    """A digest of all on which the times of an assignment's units depend."""
+    facts = f"quantize-6 {assignment.options.mode} {assignment.options.weight_type}"
+    return structure_digest(assignment.model, feed, facts, {unit.node for unit in assignment.units})
