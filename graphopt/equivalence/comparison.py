@@ -133,6 +133,7 @@ class _ComparisonRun:
         self.power, self.inner, self.threads = power, inner, threads
         self.exact = a.is_quantized or b.is_quantized or a.runtime != "onnxruntime"
         self.index = GraphIndex(a.proto)
+        self.b_attends_causally = any(node.op_type == "GroupQueryAttention" for node in b.proto.graph.node)
         self.random, self.has_random = random_outputs(self.index, [p.name for p in a.outputs])
         self.feeds: list[Feeds] = []
         self.scales: dict[str, float] = {}
@@ -207,7 +208,12 @@ class _ComparisonRun:
             return None
 
     def _fits_candidate(self, feeds: Feeds) -> bool:
-        """Whether feeds for the original have the sizes that a specialized candidate fixes."""
+        """Whether feeds for the original have the sizes that a specialized candidate fixes, and no padding before a
+        text where GroupQueryAttention defines no result of its rows."""
+        if self.b_attends_causally and any(
+            name == "attention_mask" and np.any(x[..., 0] == 0) for name, x in feeds.items()
+        ):
+            return False
         arrays = ((info, feeds.get(info.name)) for info in self.b.inputs)
         return all(info.has_sizes_of(array.shape) for info, array in arrays if isinstance(array, np.ndarray))
 
