@@ -3,7 +3,7 @@
 ONNX's Attention copies all earlier keys and values in each step. onnxruntime's GroupQueryAttention writes the new rows
 behind the earlier ones where both are one buffer, as long as the longest text; how many rows count is told by the
 length of `attention_mask`. Without such a buffer it is the slower of the two, so that this pass runs on demand.
-`python -m tests.bench.decoders --shared` shows the gain.
+`python -m tests.bench.shared_caches FILE` shows the gain.
 """
 
 from __future__ import annotations
@@ -38,8 +38,9 @@ _SPARE = 5
 def share_caches(graph: Graph, context: Context) -> int:
     """attention(q, k, v, mask, past) = grouped_attention(q, k, v, past, length, mask), on one buffer for all tokens
 
-    Every Attention with a cache, or none. Results of rows that may attend to nothing, as those of padding before a
-    prompt, are not defined by the operator and may change; no other row reads them.
+    Every Attention with a cache, or none. The mask has a column for each token, earlier and new ones. Results of rows
+    that may attend to nothing, as those of padding before a prompt, are not defined by the operator and may change; no
+    other row reads them.
     """
     model = model_of(graph)
     if context.target != "onnxruntime" or model is None or graph.parent is not None:
@@ -74,7 +75,7 @@ class _Caches:
         ]
         queries = self._dims(self.nodes[0].inputs[0], 3)
         mask = next((v for v in graph.inputs if v.name == _MASK), None)
-        if mask is None or self._dims(mask, 2)[0] != queries[0]:
+        if mask is None or len(shape_of(mask) or ()) != 2:
             raise Declined(f"no input {_MASK} counts the tokens")
         self.mask = mask
         others = [v for v in graph.inputs if v is not mask and v not in self.pasts]
@@ -135,8 +136,9 @@ class _Caches:
         """A value that depends on sizes, the mask and positions alone."""
         assert value is not None
         batch, total = mask.shape
-        queries, cache = self._dims(self.nodes_or_made[0].inputs[0], 3), self._dims(self.pasts[0], 4)
-        sizes = {queries[0]: batch, queries[1]: rows, cache[2]: earlier, self._dims(self.mask, 2)[1]: total}
+        ends = dict.fromkeys(self.pasts, (batch, 0, earlier, 0))
+        ends |= {self.mask: (batch, total, 0, 0), self.tokens: (batch, rows, 0, 0)}
+        sizes = {name: size for end, bound in ends.items() for name, size in zip(shape_of(end) or (), bound)}
         known = dict[Value, Constant]()
         for given in self.graph.inputs:
             type = tensor_of(given)
@@ -156,11 +158,6 @@ class _Caches:
             raise Declined("the mask depends on values")
         return found
 
-    @property
-    def nodes_or_made(self) -> list[Node]:
-        """The attention nodes as they are now."""
-        return self.made or self.nodes
-
     def _before(self, value: Value, known: dict[Value, Constant], sizes: Mapping[Dim, int]) -> Iterator[Node]:
         """The nodes that compute a value, in order; shapes of values within the model become known by their names."""
         wanted, nodes = [value], set[Node]()
@@ -170,11 +167,11 @@ class _Caches:
                 continue
             shape = shape_of(node.inputs[0]) if node.op == "Shape" and node.inputs[0] not in known else None
             if shape is not None:
-                bound = [size if isinstance(size, int) else sizes.get(size, -1) for size in shape]
+                part = shape[slice(attr(node, "start", 0), attr(node, "end", None))]
+                bound = [size if isinstance(size, int) else sizes.get(size, -1) for size in part]
                 if -1 in bound:
                     raise Declined("the mask depends on other sizes")
-                part = slice(attr(node, "start", 0), attr(node, "end", None))
-                known[node.output] = Constant.of(np.array(bound[part], np.int64))
+                known[node.output] = Constant.of(np.array(bound, np.int64))
                 continue
             nodes.add(node)
             wanted += [v for v in node.inputs if v is not None and v.constant is None and v not in known]
