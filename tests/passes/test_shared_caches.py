@@ -1,4 +1,4 @@
-"""Caches that may be one buffer: equal with and without one, for batches, masks, prompts and steps; declined otherwise."""
+"""Caches that may be one buffer: equal with and without one, for batches, masks, prompts and steps."""
 
 import numpy as np
 import onnxruntime
