@@ -22,7 +22,7 @@ from .clean import (
 )
 from .codes import drop_requantization, move_codes, read_weights, use_integer_operators, widen_channels
 from .control import inline_branches, inline_functions, inline_loops
-from .convert import raise_opset, spell_powers
+from .convert import raise_opset, share_caches, spell_powers
 from .fold import (
     compose_linear_maps,
     fold_affine,
@@ -105,7 +105,14 @@ SCHEDULE: tuple[Pass, ...] = (
 FOR_TARGET: tuple[Pass, ...] = (merge_products, fuse_attention, fuse_for_onnxruntime)
 """Passes that run after the lossy stages: they hide the patterns that pruning and quantization look for."""
 
-ON_DEMAND: tuple[Pass, ...] = (inline_functions, read_weights, use_integer_operators, widen_channels, spell_powers)
+ON_DEMAND: tuple[Pass, ...] = (
+    inline_functions,
+    read_weights,
+    use_integer_operators,
+    widen_channels,
+    spell_powers,
+    share_caches,
+)
 """Passes that run only when named."""
 
 

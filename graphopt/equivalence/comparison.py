@@ -122,6 +122,11 @@ def _conflict(m: int | str | None, n: int | str | None) -> bool:
     return isinstance(m, int) and isinstance(n, int) and m > 0 and n > 0 and m != n
 
 
+def _is_grouped(model: RunnableModel) -> bool:
+    """The model holds GroupQueryAttention, whose keys are counted by lengths and precede their queries."""
+    return any(node.op_type == "GroupQueryAttention" for node in model.proto.graph.node)
+
+
 class _ComparisonRun:
     """One running comparison: the two models, the options, and facts read once."""
 
@@ -133,6 +138,7 @@ class _ComparisonRun:
         self.power, self.inner, self.threads = power, inner, threads
         self.exact = a.is_quantized or b.is_quantized or a.runtime != "onnxruntime"
         self.index = GraphIndex(a.proto)
+        self.is_grouped = _is_grouped(b) and not _is_grouped(a)
         self.random, self.has_random = random_outputs(self.index, [p.name for p in a.outputs])
         self.feeds: list[Feeds] = []
         self.scales: dict[str, float] = {}
@@ -207,7 +213,11 @@ class _ComparisonRun:
             return None
 
     def _fits_candidate(self, feeds: Feeds) -> bool:
-        """Whether feeds for the original have the sizes that a specialized candidate fixes."""
+        """Whether feeds for the original have the sizes that a specialized candidate fixes, and a mask that
+        GroupQueryAttention defines: not of one column for all keys, nor of padding before a text."""
+        mask = feeds.get("attention_mask") if self.is_grouped else None
+        if isinstance(mask, np.ndarray) and (mask.shape[-1] < 2 or not mask[..., 0].all()):
+            return False
         arrays = ((info, feeds.get(info.name)) for info in self.b.inputs)
         return all(info.has_sizes_of(array.shape) for info, array in arrays if isinstance(array, np.ndarray))
 

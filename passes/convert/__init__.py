@@ -3,5 +3,6 @@
 from .caches import raise_opset
 from .opset import check_convertible, convert_opset
 from .roots import spell_powers
+from .shared_caches import share_caches
 
-__all__ = ["check_convertible", "convert_opset", "raise_opset", "spell_powers"]
+__all__ = ["check_convertible", "convert_opset", "raise_opset", "share_caches", "spell_powers"]
