@@ -63,7 +63,10 @@ class LinkedTable:
         self.words.reshape(-1)[places] = base + offset
 
     def __getstate__(self) -> tuple[Words, list[Link]]:
-        return self.words, self.links
+        words = self.words.copy()
+        for places, _, _ in self.links:
+            words.reshape(-1)[places] = 0  # addresses of this process alone: files of equal tables are equal
+        return words, self.links
 
     def __setstate__(self, state: tuple[Words, list[Link]]) -> None:
         words, self.links = state
