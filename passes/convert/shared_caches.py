@@ -116,12 +116,11 @@ class _Caches:
     def check_mask(self, node: Node, copied: _Caches, made: Node) -> None:
         """Declined unless the mask of `made`, on a longer buffer, is that of `node`, and no key follows its query."""
         mask, bias = node.input(3), made.input(10)
+        if mask is None:
+            return
         for batch, rows, earlier in _SIZES:
             total = earlier + rows
             later = np.arange(total) > earlier + np.arange(rows)[:, None]
-            scores = np.where(later, np.finfo(np.float32).min, np.float32(0))
-            if mask is None:
-                continue
             given = np.ones((batch, total), np.int64)
             given[0, total // 2] = 0
             before = as_bias(self._evaluate(mask, given, rows, earlier))
@@ -129,7 +128,7 @@ class _Caches:
             whole = (batch, 1, rows, total)
             if before.shape[-2:] != whole[2:] or not np.array_equal(before, after):
                 raise Declined("the mask depends on the size of the cache otherwise")
-            if not attr(node, "is_causal", 0) and (before[..., scores < 0] > _MASKED).any():
+            if not attr(node, "is_causal", 0) and (before[..., later] > _MASKED).any():
                 raise Declined("keys that follow a query are not masked")
 
     def _evaluate(self, value: Value | None, mask: Array, rows: int, earlier: int) -> Array:
