@@ -76,11 +76,7 @@ def _computed_at_load(
     shape = packed.constant.shape
 
     def emit(role: str, op: str, *inputs: Value, **attrs: Any) -> Value:
-        node = Node(op, inputs, attrs)
-        node.made_by, node.output.name = "quantize", f"{name}_{role}" if name else ""
-        graph.insert_before(reader, node)
-        update_types(node)
-        return node.output
+        return insert_typed(graph, reader, Node(op, inputs, attrs), f"{name}_{role}" if name else "")
 
     def floats(codes: Value, role: str) -> Value:
         if dtype in (DType.INT4, DType.INT2):  # onnxruntime casts them to integers only
@@ -106,6 +102,14 @@ def _computed_at_load(
     elif block is None:
         scales = scales.reshape(*(-1 if k == axis % len(shape) else 1 for k in range(len(shape))))
     return emit("dequantized", "Mul", result, spread(constant(scales, name, "scale"), "scale"))
+
+
+def insert_typed(graph: Graph, before: Node, node: Node, name: str) -> Value:
+    """The result of a node of this stage, inserted before another, under its name and with its inferred type."""
+    node.made_by, node.output.name = "quantize", name
+    graph.insert_before(before, node)
+    update_types(node)
+    return node.output
 
 
 def stored_codes(codes: Array, dtype: DType | None) -> tuple[Array, int]:

@@ -13,7 +13,7 @@ from ..candidates.assignment import Assignment
 from ..candidates.units import Unit
 from ..numerics.grids import Codes
 from .at_load import converts_at_load
-from .constants import constant, dequantized, stored_codes
+from .constants import constant, dequantized, insert_typed, stored_codes
 from .mapped_clone import MappedClone
 from .packed import multiply_packed
 
@@ -64,12 +64,8 @@ def quantize_dynamically(clone: MappedClone, unit: Unit, codes: Codes, dtype: DT
 
     def emit(op: str, *inputs: Value, **attrs: Any) -> Value:
         new = Node(op, inputs, attrs, name=f"{node.name}_{len(emitted)}_{op.lower()}" if node.name else "")
-        new.made_by = "quantize"
-        new.output.name = f"{node.output.name}_{op.lower()}"
-        graph.insert_before(node, new)
-        update_types(new)
         emitted.append(new)
-        return new.output
+        return insert_typed(graph, node, new, f"{node.output.name}_{op.lower()}")
 
     values, x_scale, x_zero = quantized.outputs
     weights = constant(np.ascontiguousarray(matrix), name, "codes")

@@ -11,7 +11,7 @@ from ....ops import attr, update_types
 from ..candidates.assignment import Assignment
 from ..candidates.units import Unit
 from ..numerics.grids import Codes
-from .constants import constant, stored_codes
+from .constants import constant, insert_typed, stored_codes
 from .mapped_clone import MappedClone
 from .packed import gather_packed
 
@@ -123,12 +123,9 @@ class _Replacement:
         """Append a node; returns its result."""
         node = self.node
         new = Node(op, inputs, attrs, name=f"{node.name}_{self.count}_{op.lower()}" if node.name else "")
-        new.made_by = "quantize"
-        new.output.name = f"{node.output.name}_{op.lower()}{self.count}" if node.output.name else ""
-        self.graph.insert_before(node, new)
-        update_types(new)
+        result = f"{node.output.name}_{op.lower()}{self.count}" if node.output.name else ""
         self.count += 1
-        return new.output
+        return insert_typed(self.graph, node, new, result)
 
     def finish(self, result: Value) -> Value:
         """Replace the Gather's result by `result`, with its name and type."""
@@ -167,11 +164,7 @@ def share_codes(clone: MappedClone) -> None:
 
 def _transposed(graph: Graph, source: Value, before: Node) -> Value:
     transpose = Node("Transpose", (source,), {"perm": (1, 0)})
-    transpose.made_by = "quantize"
-    transpose.output.name = f"{source.name}_transposed" if source.name else ""
-    graph.insert_before(before, transpose)
-    update_types(transpose)
-    return transpose.output
+    return insert_typed(graph, before, transpose, f"{source.name}_transposed" if source.name else "")
 
 
 def share_floats(clone: MappedClone, assignment: Assignment) -> None:
