@@ -29,10 +29,11 @@ PREFIXES = re.compile(r"past_key_values|past_key_value|past|presents?|new|cache|
 """Parts of names that distinguish input caches from output caches."""
 STARTS = (0, 1, 2)
 """Tokens that begin a text in most vocabularies (GPT-NeoX, Llama, Gemma): an ONNX file does not name its own."""
-TEXTS, FEW_TEXTS, LENGTH, LIKELY = 12, 4, 96, 40
+TEXTS, FEW_TEXTS, LENGTH, LIKELY = 24, 4, 96, 40
 """Texts that a model generates, fewer where they only judge 8 bits; their length in tokens; the number of likeliest
-tokens to sample from. 1,152 tokens took SmolLM2-135M 15 s of one core; `python -m tests.bench.language` shows the
-effect on accuracy."""
+tokens to sample from. 2,304 tokens took SmolLM2-135M 20 s of one core. Of its 4 bits without data, 12 and 24 texts
+leave a KL of 0.161 and 0.160 on Wikipedia, 0.149 and 0.144 on news, 0.143 and 0.104 on program text;
+`python -m tests.bench.language` shows what it is on one text."""
 ENOUGH = 17
 """Least tokens of a text that the model could not continue: it then has at least 16 positions."""
 HELD_APART = 4

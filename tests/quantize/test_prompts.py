@@ -12,7 +12,7 @@ from graphopt.calibration.doubts import doubts
 from graphopt.equivalence.runnable import open_runnable, signature_of
 from graphopt.measure import Quality, ort_session
 from graphopt.measure.tokens import TokenScores
-from graphopt.passes.quantize.candidates.feeds import OWN_TIMES, timing_feed, with_texts_beside
+from graphopt.passes.quantize.candidates.feeds import OWN_TIMES, USUAL, times_of_own, timing_feed, with_texts_beside
 from tests.ops import decoders
 from tests.quantize.nets import convnet, parse
 
@@ -120,7 +120,8 @@ def test_weights_of_few_bits_read_text_of_the_models_own_beside_the_data(model):
         return [(feed["ids"], times) for feed, times in with_texts_beside(calibration, options, context)]
 
     given = [(feed["ids"], 1) for feed in calibration]
-    own = [(feed["ids"], OWN_TIMES) for feed in open_calibration(None, model, seed=3)]
+    times = times_of_own([feed["ids"] for feed in calibration.own_text()], (feed["ids"] for feed in calibration))
+    own = [(feed["ids"], times) for feed in open_calibration(None, model, seed=3)]
     starts = [(ids, times) for ids, times in read("int8") if ids[0, 0] in STARTS][: len(STARTS)]
     for weight_type, expected in (("int8", [*starts, *given]), ("int4", [*starts, *own, *given])):
         for (ids, times), (wanted, count) in zip(read(weight_type), expected, strict=True):
@@ -128,6 +129,15 @@ def test_weights_of_few_bits_read_text_of_the_models_own_beside_the_data(model):
             assert times == count
     assert open_calibration(None, model, seed=3).own_text() == []
     assert open_calibration(None, convnet()).own_text() == []
+
+
+def test_own_text_counts_more_beside_data_that_are_far_from_it():
+    own = [np.arange(8).reshape(1, 8), np.arange(8).reshape(1, 8)]
+    assert times_of_own(own, [np.arange(8)[::-1]] * 9) == OWN_TIMES
+    assert times_of_own(own, [np.arange(8, 16)]) == round(OWN_TIMES / USUAL) > OWN_TIMES  # no token in common: one bit
+    half = [np.array([0, 1, 2, 3, 8, 9, 10, 11])]  # half of each text is the other's: half a bit, below the usual
+    assert times_of_own(own[:1], half) == OWN_TIMES
+    assert times_of_own([], half) == OWN_TIMES
 
 
 def test_divergence_and_perplexity_by_their_definitions():
