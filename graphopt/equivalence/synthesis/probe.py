@@ -9,7 +9,8 @@ from functools import partial
 
 import onnx
 
-from ..onnx_graph import GraphIndex, without_weights
+from ...onnx_io.parts.order import reads
+from ..onnx_graph import SMALL, GraphIndex, without_weights
 from .sizes import Symbols
 
 Shape = tuple[int, ...]
@@ -28,6 +29,7 @@ _SHARED: dict[str, tuple[tuple[int, int, int, int], ...]] = {
     "LSTM": ((0, 2, 1, 2),), "GRU": ((0, 2, 1, 2),), "RNN": ((0, 2, 1, 2),), "BatchNormalization": ((0, 1, 1, 0),),
     "InstanceNormalization": ((0, 1, 1, 0),), "LayerNormalization": ((0, -1, 1, -1),),
 }  # fmt: skip
+_INTEGERS = (onnx.TensorProto.INT32, onnx.TensorProto.INT64)
 _BROADCAST = frozenset(("Add", "Sub", "Mul", "Div"))
 
 
@@ -73,6 +75,36 @@ class Probe:
         for node in index.order:
             if all(name in self.fixed for name in node.input if name):
                 self.fixed.update(node.output)
+        self._types: dict[str, onnx.ValueInfoProto] = {}
+
+    def narrow(self, shapes: Mapping[str, Shape], constants: Mapping[str, onnx.TensorProto]) -> None:
+        """Leave only nodes with a result of unknown shape, or of integers that ONNX may propagate to a shape.
+
+        Results of the others become inputs, or initializers where they are in `constants`.
+        """
+        graph = self.bare.graph
+        unknown = {
+            i for i, one in enumerate(graph.node) if any(self._is_open(v, shapes, constants) for v in one.output)
+        }
+        read = dict.fromkeys(name for i in sorted(unknown) for name in reads(graph.node[i]))
+        kept = [
+            n for i, n in enumerate(graph.node) if i in unknown or (n.op_type == "Constant" and n.output[0] in read)
+        ]
+        narrow = onnx.GraphProto(name=graph.name, node=kept, sparse_initializer=graph.sparse_initializer)
+        narrow.initializer.extend(one for one in graph.initializer if one.name in read)
+        held = {one.name for one in graph.initializer}
+        narrow.initializer.extend(constants[name] for name in read if name in constants and name not in held)
+        written = {*held, *constants, *(name for node in kept for name in node.output)}
+        narrow.input.extend(self._types[name] for name in read if name in self._types and name not in written)
+        graph.CopyFrom(narrow)
+
+    def _is_open(self, name: str, shapes: Mapping[str, Shape], constants: Mapping[str, onnx.TensorProto]) -> bool:
+        """Whether a value has an unknown shape or is a small tensor of unknown integers."""
+        if name not in shapes or name not in self._types:
+            return bool(name)
+        if name in constants or self._types[name].type.tensor_type.elem_type not in _INTEGERS:
+            return False
+        return math.prod(shapes[name]) <= SMALL
 
     def shapes(self, inputs: Mapping[str, Shape]) -> dict[str, Shape]:
         """The shapes inferred from the inputs', by the value's name; unknown shapes are left out."""
@@ -86,6 +118,7 @@ class Probe:
         except Exception:  # a model whose shapes ONNX cannot infer is still tried: its runs have a budget
             return {**self.constants, **inputs}
         found = {**self.constants, **inputs}
+        self._types.update((info.name, info) for info in (*inferred.input, *inferred.value_info, *inferred.output))
         for info in (*inferred.value_info, *inferred.output):
             tensor = info.type.tensor_type
             dims = tensor.shape.dim

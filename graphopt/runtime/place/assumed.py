@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from math import prod
 from typing import TYPE_CHECKING
@@ -57,10 +57,11 @@ def assumed_shapes(model: Model, skeleton: Skeleton | None = None) -> dict[Value
     found = dict[str, Shape]()
     for factor in _LONGER if {*symbols.kinds.values()} - {"batch", "channel"} else _LONGER[:1]:
         sizes = {s: ASSUMED.get(k, 1) * (1 if k in ("batch", "channel") else factor) for s, k in symbols.kinds.items()}
-        shapes = _shapes(probe(), {name: symbols.shape(name, sizes) for name in symbols.dims})
+        tried = probe()
+        shapes = _shapes(tried, {name: symbols.shape(name, sizes) for name in symbols.dims})
         if _filled(shapes) > _filled(found):
             found = shapes
-        if _filled(found) == len(skeleton.values):
+        if all(name in tried.fixed or prod(found.get(name, (0,))) for name in skeleton.values):
             break
     return {skeleton.values[name]: shape for name, shape in found.items() if name in skeleton.values}
 
@@ -106,54 +107,56 @@ def _fixed_shapes(graph: Graph) -> dict[Value, Shape] | None:
 def _shapes(probe: Probe, inputs: Mapping[str, Shape]) -> dict[str, Shape]:
     """What `Probe.shapes` finds once nodes are constants that compute values of shapes only."""
     shapes = probe.shapes(inputs)
+    graph = probe.bare.graph
+    given = {one.name: one for one in graph.initializer if prod(one.dims) <= _SMALL}
+    nodes = [node for node in graph.node if node.output and all(node.output)]
     for _ in range(_ROUNDS):
         try:
-            found = _of_shapes(probe.bare, shapes)
+            found = _of_shapes(probe.bare, nodes, given, shapes)
         except Exception:  # onnxruntime refuses a node alone, or at these sizes: keep the shapes inferred so far
             break
         if not found:
             break
-        graph = probe.bare.graph
-        nodes = [node for node in graph.node if not node.output or any(name not in found for name in node.output)]
-        del graph.node[:]
-        graph.node.extend(nodes)
-        graph.initializer.extend(numpy_helper.from_array(array, name) for name, array in found.items())
-        shapes = {**shapes, **probe.shapes(inputs), **{name: array.shape for name, array in found.items()}}
+        nodes = [node for node in nodes if any(name not in found for name in node.output)]
+        given.update((name, numpy_helper.from_array(array, name)) for name, array in found.items())
+        shapes.update((name, array.shape) for name, array in found.items())
+        probe.narrow(shapes, given)
+        shapes.update(probe.shapes(inputs))
     return shapes
 
 
-def _of_shapes(proto: onnx.ModelProto, shapes: Mapping[str, Shape]) -> dict[str, Array]:
-    """The small values that nodes compute from shapes and constants, evaluated in onnxruntime."""
+def _of_shapes(
+    proto: onnx.ModelProto, nodes: Sequence[onnx.NodeProto], given: Mapping[str, onnx.TensorProto],
+    shapes: Mapping[str, Shape],
+) -> dict[str, Array]:  # fmt: skip
+    """The small values that nodes compute from shapes and given constants, evaluated in onnxruntime."""
     from ...machine.sessions import open_session, session_options
 
-    given = {one.name: one for one in proto.graph.initializer if prod(one.dims) <= _SMALL}
     found: dict[str, Array] = {}
-    nodes: list[onnx.NodeProto] = []
-    known: set[str] = set()
-    for node in proto.graph.node:
-        if not node.output or not all(node.output):
-            continue
+    run: list[onnx.NodeProto] = []
+    known, constant = set[str](), set[str]()
+    for node in nodes:
         name = node.output[0]
         if node.op_type == "Constant" and not node.domain:
-            nodes.append(node)
-            given[name] = onnx.TensorProto(name=name)
+            run.append(node)
+            constant.add(name)
         elif node.op_type == "Shape" and node.input[0] in shapes:
             ends = {one.name: one.i for one in node.attribute}
             found[name] = np.array(shapes[node.input[0]][ends.get("start", 0) : ends.get("end")], np.int64)
         elif (
             all(prod(shapes[one]) <= _SMALL if one in shapes else node.op_type in _LINES for one in node.output)
-            and all(one in found or one in known or one in given or not one for one in node.input)
+            and all(one in found or one in known or one in given or one in constant or not one for one in node.input)
             and any(one in found or one in known for one in node.input)
             and not any(one.HasField("g") for one in node.attribute)
         ):
-            nodes.append(node)
+            run.append(node)
             known.update(node.output)
     if known:
-        read = {name for node in nodes for name in node.input}
+        read = {name for node in run for name in node.input}
         constants = [numpy_helper.from_array(found[name], name) for name in found if name in read]
-        constants += [one for name, one in given.items() if name in read and one.data_type]
+        constants += [one for name, one in given.items() if name in read]
         graph = onnx.helper.make_graph(
-            nodes, "sizes", [], [onnx.ValueInfoProto(name=name) for name in sorted(known)], constants
+            run, "sizes", [], [onnx.ValueInfoProto(name=name) for name in sorted(known)], constants
         )
         model = onnx.helper.make_model(graph, opset_imports=proto.opset_import, ir_version=proto.ir_version)
         session = open_session(model.SerializeToString(), session_options(optimize=False))
