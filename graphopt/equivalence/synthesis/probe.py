@@ -14,6 +14,8 @@ from ..onnx_graph import SMALL, GraphIndex, without_weights
 from .sizes import Symbols
 
 Shape = tuple[int, ...]
+ReadNode = tuple[onnx.NodeProto, tuple[str, ...], tuple[str, ...]]
+"""A node, and the names that it reads and writes."""
 
 _FURTHEST = 1 << 14
 """The largest size tried: more than the side of any image, or a second of sound."""
@@ -71,40 +73,34 @@ class Probe:
         for output in self.bare.graph.output:
             output.type.tensor_type.ClearField("shape")
         self.constants = {t.name: tuple(t.dims) for t in self.bare.graph.initializer}
+        self.nodes: list[ReadNode] = [(node, tuple(node.input), tuple(node.output)) for node in self.bare.graph.node]
         self.fixed = set(self.constants)
-        for node in index.order:
-            if all(name in self.fixed for name in node.input if name):
-                self.fixed.update(node.output)
+        for _, read, written in self.nodes:
+            if self.fixed.issuperset(filter(None, read)):
+                self.fixed.update(written)
         self._types: dict[str, onnx.ValueInfoProto] = {}
+        self._integers = set[str]()  # small results whose values ONNX may propagate to shapes
+        self._sources = {written[0]: node for node, _, written in self.nodes if node.op_type == "Constant"}
 
     def narrow(self, shapes: Mapping[str, Shape], constants: Mapping[str, onnx.TensorProto]) -> None:
         """Leave only nodes with a result of unknown shape, or of integers that ONNX may propagate to a shape.
 
         Results of the others become inputs, or initializers where they are in `constants`.
         """
+        closed = {"", *shapes} - (self._integers - constants.keys())
+        self.nodes = [(one[0], tuple(reads(one[0])), one[2]) for one in self.nodes if not closed.issuperset(one[2])]
+        read = dict.fromkeys(name for _, names, _ in self.nodes for name in names)
+        written = {name for _, _, names in self.nodes for name in names}
         graph = self.bare.graph
-        unknown = {
-            i for i, one in enumerate(graph.node) if any(self._is_open(v, shapes, constants) for v in one.output)
-        }
-        read = dict.fromkeys(name for i in sorted(unknown) for name in reads(graph.node[i]))
-        kept = [
-            n for i, n in enumerate(graph.node) if i in unknown or (n.op_type == "Constant" and n.output[0] in read)
-        ]
-        narrow = onnx.GraphProto(name=graph.name, node=kept, sparse_initializer=graph.sparse_initializer)
-        narrow.initializer.extend(one for one in graph.initializer if one.name in read)
-        held = {one.name for one in graph.initializer}
-        narrow.initializer.extend(constants[name] for name in read if name in constants and name not in held)
-        written = {*held, *constants, *(name for node in kept for name in node.output)}
+        kept = [self._sources[name] for name in read if name in self._sources and name not in written]
+        held = {one.name: one for one in graph.initializer if one.name in read}
+        held.update((name, constants[name]) for name in read if name in constants and name not in held)
+        written.update(held, (node.output[0] for node in kept))
+        narrow = onnx.GraphProto(name=graph.name, sparse_initializer=graph.sparse_initializer)
+        narrow.node.extend([*kept, *(node for node, _, _ in self.nodes)])
+        narrow.initializer.extend(held.values())
         narrow.input.extend(self._types[name] for name in read if name in self._types and name not in written)
         graph.CopyFrom(narrow)
-
-    def _is_open(self, name: str, shapes: Mapping[str, Shape], constants: Mapping[str, onnx.TensorProto]) -> bool:
-        """Whether a value has an unknown shape or is a small tensor of unknown integers."""
-        if name not in shapes or name not in self._types:
-            return bool(name)
-        if name in constants or self._types[name].type.tensor_type.elem_type not in _INTEGERS:
-            return False
-        return math.prod(shapes[name]) <= SMALL
 
     def shapes(self, inputs: Mapping[str, Shape]) -> dict[str, Shape]:
         """The shapes inferred from the inputs', by the value's name; unknown shapes are left out."""
@@ -121,10 +117,11 @@ class Probe:
         self._types.update((info.name, info) for info in (*inferred.input, *inferred.value_info, *inferred.output))
         for info in (*inferred.value_info, *inferred.output):
             tensor = info.type.tensor_type
-            dims = tensor.shape.dim
-            sizes = tuple([d.dim_value for d in dims])  # 0 where it is open
-            if tensor.HasField("shape") and (all(sizes) or all(d.HasField("dim_value") for d in dims)):
+            sizes = tuple([d.dim_value for d in tensor.shape.dim])  # 0 where it is open
+            if tensor.HasField("shape") and (all(sizes) or all(d.HasField("dim_value") for d in tensor.shape.dim)):
                 found[info.name] = sizes
+                if tensor.elem_type in _INTEGERS and math.prod(sizes) <= SMALL:
+                    self._integers.add(info.name)
         return found
 
     def peak(self, shapes: Mapping[str, Shape]) -> int:

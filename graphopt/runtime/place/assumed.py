@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from math import prod
@@ -18,7 +19,7 @@ from ..lower.operands import constant_array
 from ..lower.traits import Operation, Shape
 
 if TYPE_CHECKING:
-    from ...equivalence.synthesis.probe import Probe
+    from ...equivalence.synthesis.probe import Probe, ReadNode
     from ...onnx_io.emit import Skeleton
 
 ASSUMED = {"batch": 1, "image": 64, "time": 16, "past": 16, "node": 16, "volume": 16, "channel": 3}
@@ -61,7 +62,7 @@ def assumed_shapes(model: Model, skeleton: Skeleton | None = None) -> dict[Value
         shapes = _shapes(tried, {name: symbols.shape(name, sizes) for name in symbols.dims})
         if _filled(shapes) > _filled(found):
             found = shapes
-        if all(name in tried.fixed or prod(found.get(name, (0,))) for name in skeleton.values):
+        if all(name in tried.fixed or prod(found.get(name, (0,))) > 0 for name in skeleton.values):
             break
     return {skeleton.values[name]: shape for name, shape in found.items() if name in skeleton.values}
 
@@ -109,7 +110,7 @@ def _shapes(probe: Probe, inputs: Mapping[str, Shape]) -> dict[str, Shape]:
     shapes = probe.shapes(inputs)
     graph = probe.bare.graph
     given = {one.name: one for one in graph.initializer if prod(one.dims) <= _SMALL}
-    nodes = [node for node in graph.node if node.output and all(node.output)]
+    nodes = [row for row in probe.nodes if row[2] and all(row[2])]
     for _ in range(_ROUNDS):
         try:
             found = _of_shapes(probe.bare, nodes, given, shapes)
@@ -117,8 +118,8 @@ def _shapes(probe: Probe, inputs: Mapping[str, Shape]) -> dict[str, Shape]:
             break
         if not found:
             break
-        nodes = [node for node in nodes if any(name not in found for name in node.output)]
-        given.update((name, numpy_helper.from_array(array, name)) for name, array in found.items())
+        nodes = [row for row in nodes if not found.keys() >= set(row[2])]
+        given.update((name, _tensor(name, array)) for name, array in found.items())
         shapes.update((name, array.shape) for name, array in found.items())
         probe.narrow(shapes, given)
         shapes.update(probe.shapes(inputs))
@@ -126,42 +127,54 @@ def _shapes(probe: Probe, inputs: Mapping[str, Shape]) -> dict[str, Shape]:
 
 
 def _of_shapes(
-    proto: onnx.ModelProto, nodes: Sequence[onnx.NodeProto], given: Mapping[str, onnx.TensorProto],
+    proto: onnx.ModelProto, nodes: Sequence[ReadNode], given: Mapping[str, onnx.TensorProto],
     shapes: Mapping[str, Shape],
 ) -> dict[str, Array]:  # fmt: skip
     """The small values that nodes compute from shapes and given constants, evaluated in onnxruntime."""
     from ...machine.sessions import open_session, session_options
 
     found: dict[str, Array] = {}
-    run: list[onnx.NodeProto] = []
-    known, constant = set[str](), set[str]()
-    for node in nodes:
-        name = node.output[0]
+    run: list[ReadNode] = []
+    known, at_hand = set[str](), {"", *given}  # results of nodes in `run`; these, constants and `found`
+    constants: dict[str, onnx.NodeProto] = {}
+    for row in nodes:
+        node, reads, writes = row
         if node.op_type == "Constant" and not node.domain:
-            run.append(node)
-            constant.add(name)
-        elif node.op_type == "Shape" and node.input[0] in shapes:
+            constants[writes[0]] = node
+            at_hand.add(writes[0])
+        elif node.op_type == "Shape" and reads[0] in shapes:
             ends = {one.name: one.i for one in node.attribute}
-            found[name] = np.array(shapes[node.input[0]][ends.get("start", 0) : ends.get("end")], np.int64)
+            found[writes[0]] = np.array(shapes[reads[0]][ends.get("start", 0) : ends.get("end")], np.int64)
+            at_hand.add(writes[0])
         elif (
-            all(prod(shapes[one]) <= _SMALL if one in shapes else node.op_type in _LINES for one in node.output)
-            and all(one in found or one in known or one in given or one in constant or not one for one in node.input)
-            and any(one in found or one in known for one in node.input)
+            at_hand.issuperset(reads)
+            and any(one in found or one in known for one in reads)
+            and all(prod(shapes[one]) <= _SMALL if one in shapes else node.op_type in _LINES for one in writes)
             and not any(one.HasField("g") for one in node.attribute)
         ):
-            run.append(node)
-            known.update(node.output)
+            run.append(row)
+            known.update(writes)
+            at_hand.update(writes)
     if known:
-        read = {name for node in run for name in node.input}
-        constants = [numpy_helper.from_array(found[name], name) for name in found if name in read]
-        constants += [one for name, one in given.items() if name in read]
+        read = {name for _, reads, _ in run for name in reads}
+        tensors = [_tensor(name, array) for name, array in found.items() if name in read]
+        tensors += [one for name, one in given.items() if name in read]
         graph = onnx.helper.make_graph(
-            run, "sizes", [], [onnx.ValueInfoProto(name=name) for name in sorted(known)], constants
-        )
+            [*(node for name, node in constants.items() if name in read), *(node for node, _, _ in run)],
+            "sizes", [], [onnx.ValueInfoProto(name=name) for name in sorted(known)], tensors,
+        )  # fmt: skip
         model = onnx.helper.make_model(graph, opset_imports=proto.opset_import, ir_version=proto.ir_version)
         session = open_session(model.SerializeToString(), session_options(optimize=False))
         found.update(zip(sorted(known), session.run(sorted(known), {})))
     return {name: array for name, array in found.items() if array.size <= _SMALL}
+
+
+def _tensor(name: str, array: Array) -> onnx.TensorProto:
+    """`numpy_helper.from_array`, which takes ten times as long for the few numbers of a shape."""
+    if array.dtype.kind not in "bif" or array.dtype.itemsize > 8 or sys.byteorder != "little":
+        return numpy_helper.from_array(array, name)
+    kind = onnx.helper.np_dtype_to_tensor_dtype(array.dtype)
+    return onnx.TensorProto(name=name, dims=array.shape, data_type=kind, raw_data=array.tobytes())
 
 
 def _filled(shapes: Mapping[str, Shape]) -> int:
