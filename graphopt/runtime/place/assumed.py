@@ -59,10 +59,11 @@ def assumed_shapes(model: Model, skeleton: Skeleton | None = None) -> dict[Value
     for factor in _LONGER if {*symbols.kinds.values()} - {"batch", "channel"} else _LONGER[:1]:
         sizes = {s: ASSUMED.get(k, 1) * (1 if k in ("batch", "channel") else factor) for s, k in symbols.kinds.items()}
         tried = probe()
+        wanted = {name for _, _, names in tried.nodes for name in names if name in skeleton.values} - tried.fixed
         shapes = _shapes(tried, {name: symbols.shape(name, sizes) for name in symbols.dims})
         if _filled(shapes) > _filled(found):
             found = shapes
-        if all(name in tried.fixed or prod(found.get(name, (0,))) > 0 for name in skeleton.values):
+        if all(prod(found.get(name, (0,))) > 0 for name in wanted):
             break
     return {skeleton.values[name]: shape for name, shape in found.items() if name in skeleton.values}
 
@@ -81,14 +82,13 @@ def shapes_for(model: Model, sizes: Mapping[str, Shape]) -> dict[Value, Shape]:
 
 def _probed(skeleton: Skeleton) -> tuple[onnx.ModelProto, Callable[[], Probe]]:
     """A copy of the model without weights, and a maker of new probes of it."""
-    from ...equivalence.onnx_graph import GraphIndex
     from ...equivalence.synthesis.probe import Probe
     from ...onnx_io.parts.stand_ins import put_alike_shapes
 
     proto = onnx.ModelProto()
     proto.CopyFrom(skeleton.proto)
     put_alike_shapes(proto.graph)
-    return proto, partial(Probe, proto, GraphIndex(proto))
+    return proto, partial(Probe, proto)
 
 
 def _fixed_shapes(graph: Graph) -> dict[Value, Shape] | None:
@@ -157,13 +157,13 @@ def _of_shapes(
             at_hand.update(writes)
     if known:
         read = {name for _, reads, _ in run for name in reads}
-        tensors = [_tensor(name, array) for name, array in found.items() if name in read]
-        tensors += [one for name, one in given.items() if name in read]
-        graph = onnx.helper.make_graph(
-            [*(node for name, node in constants.items() if name in read), *(node for node, _, _ in run)],
-            "sizes", [], [onnx.ValueInfoProto(name=name) for name in sorted(known)], tensors,
-        )  # fmt: skip
-        model = onnx.helper.make_model(graph, opset_imports=proto.opset_import, ir_version=proto.ir_version)
+        model = onnx.ModelProto(ir_version=proto.ir_version, opset_import=proto.opset_import)
+        model.graph.name = "sizes"
+        model.graph.node.extend(node for name, node in constants.items() if name in read)
+        model.graph.node.extend(node for node, _, _ in run)
+        model.graph.initializer.extend(_tensor(name, array) for name, array in found.items() if name in read)
+        model.graph.initializer.extend(one for name, one in given.items() if name in read)
+        model.graph.output.extend(onnx.ValueInfoProto(name=name) for name in sorted(known))
         session = open_session(model.SerializeToString(), session_options(optimize=False))
         found.update(zip(sorted(known), session.run(sorted(known), {})))
     return {name: array for name, array in found.items() if array.size <= _SMALL}
