@@ -34,7 +34,7 @@ def infer_types(model: Model, skeleton: Skeleton | None = None) -> bool:
             update_types(node)
         _infer_bodies(model.graph, every=True)
         return False
-    _store(inferred.graph, skeleton.values)
+    _store(inferred.graph, skeleton.values, nested=any(node.subgraphs for node in model.graph))
     _infer_bodies(model.graph)
     _infer_behind_untyped(model)
     return True
@@ -63,15 +63,16 @@ def _infer_behind_untyped(model: Model) -> None:
                 update_types(node)
 
 
-def _store(graph: onnx.GraphProto, values: Mapping[str, Value]) -> None:
+def _store(graph: onnx.GraphProto, values: Mapping[str, Value], *, nested: bool = True) -> None:
+    """Set the inferred types of a graph and, with `nested`, of the graphs in it."""
     for infos in (graph.value_info, graph.output):
         for info in infos:
             value = values.get(info.name)
             if value is not None and value.constant is None and value.producer is not None:
                 value.type = type_of(info.type) or value.type
-    for node in graph.node:
-        for nested in nested_graphs(node):
-            _store(nested, values)
+    for node in graph.node if nested else ():
+        for inner in nested_graphs(node):
+            _store(inner, values)
 
 
 def _lacks_size(value: Value) -> bool:

@@ -159,12 +159,29 @@ def test_the_least_used_models_are_forgotten(
 ) -> None:
     Session(made["qdq"], 1, kernels=True).run(None, feed(2))
     monkeypatch.setattr(plan_cache, "_MOST", 1)
-    monkeypatch.setattr(plan_cache, "_SHARE", 1)
     Session(made["qoperator"], 1, kernels=True).run(None, feed(29))
     assert len({file.parent for file in plans(cache)}) == 1
     monkeypatch.setattr(plan_cache, "_LARGEST", 1)
     Session(made["qoperator"], 1, kernels=True).run(None, feed(30))
     assert len({file.parent for file in plans(cache)}) == 1
+
+
+def test_sizes_of_other_models_are_read_once_for_many_bytes(
+    made: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("GRAPHOPT_CACHE", str(tmp_path))
+    read: list[Path] = []
+    forget, tally = plan_cache._forget, tmp_path / "plans.tally"
+    monkeypatch.setattr(plan_cache, "_forget", lambda own: (read.append(own), forget(own)))
+    Session(made["qdq"], 1, kernels=False)
+    assert len(read) == 1  # nothing was counted before
+    Session(made["qoperator"], 1, kernels=False)
+    assert len(read) == 1 and len({file.parent for file in plans(tmp_path)}) == 2
+    tally.write_bytes(bytes(plan_cache._MOST // plan_cache._UNIT))
+    Session(made["float"], 1, kernels=False)
+    assert len(read) == 2 and len({file.parent for file in plans(tmp_path)}) == 3
+    held, told = sum(file.stat().st_size for file in plans(tmp_path)), tally.stat().st_size * plan_cache._UNIT
+    assert 0 < held <= told < held + plan_cache._UNIT
 
 
 def test_a_hidden_address_is_seen() -> None:

@@ -5,14 +5,17 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from functools import partial
+from functools import cached_property, partial
 
 import onnx
 
-from ..onnx_graph import GraphIndex, without_weights
+from ...onnx_io.parts.order import reads
+from ..onnx_graph import SMALL, GraphIndex, without_weights
 from .sizes import Symbols
 
 Shape = tuple[int, ...]
+ReadNode = tuple[onnx.NodeProto, tuple[str, ...], tuple[str, ...]]
+"""A node, and the names that it reads and writes."""
 
 _FURTHEST = 1 << 14
 """The largest size tried: more than the side of any image, or a second of sound."""
@@ -28,6 +31,7 @@ _SHARED: dict[str, tuple[tuple[int, int, int, int], ...]] = {
     "LSTM": ((0, 2, 1, 2),), "GRU": ((0, 2, 1, 2),), "RNN": ((0, 2, 1, 2),), "BatchNormalization": ((0, 1, 1, 0),),
     "InstanceNormalization": ((0, 1, 1, 0),), "LayerNormalization": ((0, -1, 1, -1),),
 }  # fmt: skip
+_INTEGERS = (onnx.TensorProto.INT32, onnx.TensorProto.INT64)
 _BROADCAST = frozenset(("Add", "Sub", "Mul", "Div"))
 
 
@@ -61,18 +65,57 @@ class Demand:
 
 
 class Probe:
-    """A copy of a model without weights, whose shapes ONNX infers for any sizes of its inputs."""
+    """A copy of a model without weights, whose shapes ONNX infers for any sizes of its inputs.
 
-    def __init__(self, proto: onnx.ModelProto, index: GraphIndex) -> None:
-        self.index, self.bare = index, without_weights(proto)
+    `nodes`: those of `bare`. `index`: the whole model's, made when it is asked for if it is not given.
+    """
+
+    def __init__(self, proto: onnx.ModelProto, index: GraphIndex | None = None) -> None:
+        self._proto, self._index, self.bare = proto, index, without_weights(proto)
         del self.bare.graph.value_info[:]
         for output in self.bare.graph.output:
             output.type.tensor_type.ClearField("shape")
         self.constants = {t.name: tuple(t.dims) for t in self.bare.graph.initializer}
+        self.nodes: list[ReadNode] = [(node, tuple(node.input), tuple(node.output)) for node in self.bare.graph.node]
         self.fixed = set(self.constants)
-        for node in index.order:
-            if all(name in self.fixed for name in node.input if name):
-                self.fixed.update(node.output)
+        for _, read, written in self.nodes:
+            if self.fixed.issuperset(filter(None, read)):
+                self.fixed.update(written)
+        self._types: dict[str, onnx.ValueInfoProto] = {}
+        self._is_narrow = False
+        self._integers = set[str]()  # small results whose values ONNX may propagate to shapes
+        self._sources = {written[0]: node for node, _, written in self.nodes if node.op_type == "Constant"}
+
+    @cached_property
+    def index(self) -> GraphIndex:
+        """The index of the whole model."""
+        return self._index or GraphIndex(self._proto)
+
+    def narrow(self, shapes: Mapping[str, Shape], constants: Mapping[str, onnx.TensorProto]) -> None:
+        """Leave only nodes with a result of unknown shape, or of integers that ONNX may propagate to a shape.
+
+        Results of the others become inputs, or initializers where they are in `constants`.
+        """
+        closed = {"", *shapes} - (self._integers - constants.keys())
+        self.nodes = [one for one in self.nodes if not closed.issuperset(one[2])]
+        if not self._is_narrow:  # captures are found by a walk
+            self.nodes = [(node, tuple(reads(node)), written) for node, _, written in self.nodes]
+            self._is_narrow = True
+        read = dict.fromkeys(name for _, names, _ in self.nodes for name in names)
+        written = {name for _, _, names in self.nodes for name in names}
+        whole = self.bare.graph
+        kept = [self._sources[name] for name in read if name in self._sources and name not in written]
+        held = {one.name: one for one in whole.initializer if one.name in read}
+        held.update((name, constants[name]) for name in read if name in constants and name not in held)
+        written.update(held, (node.output[0] for node in kept))
+        types = self._types | {one.name: one for one in whole.input}
+        self.bare = onnx.ModelProto(ir_version=self.bare.ir_version, opset_import=self.bare.opset_import)
+        graph = self.bare.graph
+        graph.name = whole.name
+        graph.node.extend([*kept, *(node for node, _, _ in self.nodes)])
+        graph.initializer.extend(held.values())
+        graph.sparse_initializer.extend(whole.sparse_initializer)
+        graph.input.extend(types[name] for name in read if name in types and name not in written)
 
     def shapes(self, inputs: Mapping[str, Shape]) -> dict[str, Shape]:
         """The shapes inferred from the inputs', by the value's name; unknown shapes are left out."""
@@ -87,11 +130,14 @@ class Probe:
             return {**self.constants, **inputs}
         found = {**self.constants, **inputs}
         for info in (*inferred.value_info, *inferred.output):
-            tensor = info.type.tensor_type
+            name, tensor = info.name, info.type.tensor_type
+            self._types[name] = info
             dims = tensor.shape.dim
             sizes = tuple([d.dim_value for d in dims])  # 0 where it is open
             if tensor.HasField("shape") and (all(sizes) or all(d.HasField("dim_value") for d in dims)):
-                found[info.name] = sizes
+                found[name] = sizes
+                if tensor.elem_type in _INTEGERS and math.prod(sizes) <= SMALL:
+                    self._integers.add(name)
         return found
 
     def peak(self, shapes: Mapping[str, Shape]) -> int:

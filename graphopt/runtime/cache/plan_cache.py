@@ -36,9 +36,11 @@ _MOST = 2 << 30
 _FILES = 64
 """Files of one model, which with open shapes could have any number of executables; a bound, not tuned."""
 
-_SHARE = 16
-"""One model in so many, by its digest, lets others be forgotten with its first files: that reads the folders of all, of
-900 models in 30 ms, and most models have no further files. A choice."""
+_ROOM = _MOST // 8
+"""Bytes freed beyond _MOST at a time: the sizes of all files are read once for so many bytes saved. A choice."""
+
+_UNIT = 1 << 16
+"""Bytes that a byte of the tally stands for: a tally of 32 KB for _MOST. A choice."""
 
 _HEAD = struct.Struct("<32sQQ")  # digest of the pickle and of the sizes, length of the pickle, number of arrays
 
@@ -91,16 +93,11 @@ class PlanCache:
             if count >= _FILES:
                 return False
             replace_file(str(path), lambda file: _write(file, text, arrays), durable=False)
-            if self._forgets(count):
+            if _tallied(self._folder.parent, path.stat().st_size) > _MOST:
                 _forget(self._folder)
         except OSError:
             return False
         return True
-
-    def _forgets(self, count: int) -> bool:
-        """Whether the model's next file after `count` lets other models be forgotten: as often as its files double,
-        and of one model in _SHARE from the first on."""
-        return count & (count + 1) == 0 and (count > 1 or int(self._folder.name, 16) % _SHARE == 0)
 
 
 def _write(file: Any, text: bytes, arrays: list[memoryview]) -> None:
@@ -133,16 +130,35 @@ def _padded(size: int) -> int:
     return -(-(size + SLACK) // _LINE) * _LINE
 
 
+def _tally(plans: Path) -> Path:
+    """The file whose size tells, in units, the bytes saved in a folder of plans; none until they are counted."""
+    return plans.with_name(f"{plans.name}.tally")
+
+
+def _tallied(plans: Path, size: int) -> int:
+    """No fewer than the bytes in a folder with a new file of `size` bytes; above _MOST where none were counted."""
+    try:
+        descriptor = os.open(_tally(plans), os.O_WRONLY | os.O_APPEND)
+    except FileNotFoundError:
+        return _MOST + 1
+    try:
+        os.write(descriptor, bytes(-(-size // _UNIT)))
+        return os.fstat(descriptor).st_size * _UNIT
+    finally:
+        os.close(descriptor)
+
+
 def _forget(own: Path) -> None:
-    """Remove the least recently used models until the rest fits."""
+    """Remove the least recently used models until the rest fits with room for others, and tally the rest."""
     folders = []
     for folder in own.parent.iterdir():
         with suppress(OSError):
             folders.append((folder.stat().st_mtime, sum(f.stat().st_size for f in folder.iterdir()), folder))
     total = sum(size for _, size, _ in folders)
     for _, size, folder in sorted(folders):
-        if total <= _MOST:
-            return
+        if total <= _MOST - _ROOM:
+            break
         if folder != own:
             shutil.rmtree(folder, ignore_errors=True)
             total -= size
+    _tally(own.parent).write_bytes(bytes(-(-total // _UNIT)))

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import sys
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from math import prod
 from typing import TYPE_CHECKING
@@ -18,7 +19,7 @@ from ..lower.operands import constant_array
 from ..lower.traits import Operation, Shape
 
 if TYPE_CHECKING:
-    from ...equivalence.synthesis.probe import Probe
+    from ...equivalence.synthesis.probe import Probe, ReadNode
     from ...onnx_io.emit import Skeleton
 
 ASSUMED = {"batch": 1, "image": 64, "time": 16, "past": 16, "node": 16, "volume": 16, "channel": 3}
@@ -57,10 +58,12 @@ def assumed_shapes(model: Model, skeleton: Skeleton | None = None) -> dict[Value
     found = dict[str, Shape]()
     for factor in _LONGER if {*symbols.kinds.values()} - {"batch", "channel"} else _LONGER[:1]:
         sizes = {s: ASSUMED.get(k, 1) * (1 if k in ("batch", "channel") else factor) for s, k in symbols.kinds.items()}
-        shapes = _shapes(probe(), {name: symbols.shape(name, sizes) for name in symbols.dims})
+        tried = probe()
+        wanted = {name for _, _, names in tried.nodes for name in names if name in skeleton.values} - tried.fixed
+        shapes = _shapes(tried, {name: symbols.shape(name, sizes) for name in symbols.dims})
         if _filled(shapes) > _filled(found):
             found = shapes
-        if _filled(found) == len(skeleton.values):
+        if all(prod(found.get(name, (0,))) > 0 for name in wanted):
             break
     return {skeleton.values[name]: shape for name, shape in found.items() if name in skeleton.values}
 
@@ -79,14 +82,13 @@ def shapes_for(model: Model, sizes: Mapping[str, Shape]) -> dict[Value, Shape]:
 
 def _probed(skeleton: Skeleton) -> tuple[onnx.ModelProto, Callable[[], Probe]]:
     """A copy of the model without weights, and a maker of new probes of it."""
-    from ...equivalence.onnx_graph import GraphIndex
     from ...equivalence.synthesis.probe import Probe
     from ...onnx_io.parts.stand_ins import put_alike_shapes
 
     proto = onnx.ModelProto()
     proto.CopyFrom(skeleton.proto)
     put_alike_shapes(proto.graph)
-    return proto, partial(Probe, proto, GraphIndex(proto))
+    return proto, partial(Probe, proto)
 
 
 def _fixed_shapes(graph: Graph) -> dict[Value, Shape] | None:
@@ -106,59 +108,73 @@ def _fixed_shapes(graph: Graph) -> dict[Value, Shape] | None:
 def _shapes(probe: Probe, inputs: Mapping[str, Shape]) -> dict[str, Shape]:
     """What `Probe.shapes` finds once nodes are constants that compute values of shapes only."""
     shapes = probe.shapes(inputs)
+    graph = probe.bare.graph
+    given = {one.name: one for one in graph.initializer if prod(one.dims) <= _SMALL}
+    nodes = [row for row in probe.nodes if row[2] and all(row[2])]
     for _ in range(_ROUNDS):
         try:
-            found = _of_shapes(probe.bare, shapes)
+            found = _of_shapes(probe.bare, nodes, given, shapes)
         except Exception:  # onnxruntime refuses a node alone, or at these sizes: keep the shapes inferred so far
             break
         if not found:
             break
-        graph = probe.bare.graph
-        nodes = [node for node in graph.node if not node.output or any(name not in found for name in node.output)]
-        del graph.node[:]
-        graph.node.extend(nodes)
-        graph.initializer.extend(numpy_helper.from_array(array, name) for name, array in found.items())
-        shapes = {**shapes, **probe.shapes(inputs), **{name: array.shape for name, array in found.items()}}
+        nodes = [row for row in nodes if not found.keys() >= set(row[2])]
+        given.update((name, _tensor(name, array)) for name, array in found.items())
+        shapes.update((name, array.shape) for name, array in found.items())
+        probe.narrow(shapes, given)
+        shapes.update(probe.shapes(inputs))
     return shapes
 
 
-def _of_shapes(proto: onnx.ModelProto, shapes: Mapping[str, Shape]) -> dict[str, Array]:
-    """The small values that nodes compute from shapes and constants, evaluated in onnxruntime."""
+def _of_shapes(
+    proto: onnx.ModelProto, nodes: Sequence[ReadNode], given: Mapping[str, onnx.TensorProto],
+    shapes: Mapping[str, Shape],
+) -> dict[str, Array]:  # fmt: skip
+    """The small values that nodes compute from shapes and given constants, evaluated in onnxruntime."""
     from ...machine.sessions import open_session, session_options
 
-    given = {one.name: one for one in proto.graph.initializer if prod(one.dims) <= _SMALL}
     found: dict[str, Array] = {}
-    nodes: list[onnx.NodeProto] = []
-    known: set[str] = set()
-    for node in proto.graph.node:
-        if not node.output or not all(node.output):
-            continue
-        name = node.output[0]
+    run: list[ReadNode] = []
+    known, at_hand = set[str](), {"", *given}  # results of nodes in `run`; these, constants and `found`
+    constants: dict[str, onnx.NodeProto] = {}
+    for row in nodes:
+        node, reads, writes = row
         if node.op_type == "Constant" and not node.domain:
-            nodes.append(node)
-            given[name] = onnx.TensorProto(name=name)
-        elif node.op_type == "Shape" and node.input[0] in shapes:
+            constants[writes[0]] = node
+            at_hand.add(writes[0])
+        elif node.op_type == "Shape" and reads[0] in shapes:
             ends = {one.name: one.i for one in node.attribute}
-            found[name] = np.array(shapes[node.input[0]][ends.get("start", 0) : ends.get("end")], np.int64)
+            found[writes[0]] = np.array(shapes[reads[0]][ends.get("start", 0) : ends.get("end")], np.int64)
+            at_hand.add(writes[0])
         elif (
-            all(prod(shapes[one]) <= _SMALL if one in shapes else node.op_type in _LINES for one in node.output)
-            and all(one in found or one in known or one in given or not one for one in node.input)
-            and any(one in found or one in known for one in node.input)
+            at_hand.issuperset(reads)
+            and any(one in found or one in known for one in reads)
+            and all(prod(shapes[one]) <= _SMALL if one in shapes else node.op_type in _LINES for one in writes)
             and not any(one.HasField("g") for one in node.attribute)
         ):
-            nodes.append(node)
-            known.update(node.output)
+            run.append(row)
+            known.update(writes)
+            at_hand.update(writes)
     if known:
-        read = {name for node in nodes for name in node.input}
-        constants = [numpy_helper.from_array(found[name], name) for name in found if name in read]
-        constants += [one for name, one in given.items() if name in read and one.data_type]
-        graph = onnx.helper.make_graph(
-            nodes, "sizes", [], [onnx.ValueInfoProto(name=name) for name in sorted(known)], constants
-        )
-        model = onnx.helper.make_model(graph, opset_imports=proto.opset_import, ir_version=proto.ir_version)
+        read = {name for _, reads, _ in run for name in reads}
+        model = onnx.ModelProto(ir_version=proto.ir_version, opset_import=proto.opset_import)
+        model.graph.name = "sizes"
+        model.graph.node.extend(node for name, node in constants.items() if name in read)
+        model.graph.node.extend(node for node, _, _ in run)
+        model.graph.initializer.extend(_tensor(name, array) for name, array in found.items() if name in read)
+        model.graph.initializer.extend(one for name, one in given.items() if name in read)
+        model.graph.output.extend(onnx.ValueInfoProto(name=name) for name in sorted(known))
         session = open_session(model.SerializeToString(), session_options(optimize=False))
         found.update(zip(sorted(known), session.run(sorted(known), {})))
     return {name: array for name, array in found.items() if array.size <= _SMALL}
+
+
+def _tensor(name: str, array: Array) -> onnx.TensorProto:
+    """`numpy_helper.from_array`, which takes ten times as long for the few numbers of a shape."""
+    if array.dtype.kind not in "bif" or array.dtype.itemsize > 8 or sys.byteorder != "little":
+        return numpy_helper.from_array(array, name)
+    kind = onnx.helper.np_dtype_to_tensor_dtype(array.dtype)
+    return onnx.TensorProto(name=name, dims=array.shape, data_type=kind, raw_data=array.tobytes())
 
 
 def _filled(shapes: Mapping[str, Shape]) -> int:

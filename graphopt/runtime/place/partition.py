@@ -7,7 +7,7 @@ one level are convex, and the kind changes as rarely as any order allows. Linear
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 
 from ...ir import Graph, Node, Value, captures
@@ -48,10 +48,20 @@ class Partitions:
 
     def __init__(self, graph: Graph, coverage: Coverage) -> None:
         self.graph, self.coverage = graph, coverage
-        self._constants = constant_nodes(graph)
-        self._place = {node: index for index, node in enumerate(graph)}
-        # the operations of one node, in their order
-        self._made = {operation: index for index, operation in enumerate(coverage.providers.values())}
+        self._wanted = set(graph.outputs)
+        operations = coverage.providers.values()
+        self._is_operation = frozenset(operations)
+        self._products = frozenset(operation for operation in operations if operation.is_product)
+        self._glue = frozenset(operation for operation in operations if operation.is_float_glue)
+        made = {operation: index for index, operation in enumerate(operations)}
+        constants = constant_nodes(graph)
+        # by value: the operation that may compute it, the node that does so otherwise, and the rank of either in order
+        self._makers: dict[Value, tuple[Operation | None, int, Node, int]] = {}
+        for place, node in enumerate(graph):
+            rank = place * (len(made) + 1)
+            for value in node.outputs if node not in constants else self._wanted.intersection(node.outputs):
+                operation = coverage.providers.get(value)
+                self._makers[value] = operation, rank + (0 if operation is None else made[operation]), node, rank
         self._read: dict[Unit, tuple[Value, ...]] = {}
         self._found: dict[frozenset[Operation], list[Segment]] = {}
 
@@ -67,90 +77,102 @@ class Partitions:
         return list(self._found[key])
 
     def _partition(self, left: set[Operation]) -> list[Segment]:
-        if not any(operation.is_product for operation in self.coverage.providers.values()):
-            left.update(self.coverage.providers.values())
+        if not self._products:
+            left.update(self._is_operation)
         while True:
             units = self._demanded(left)
             ends = self._loose_ends(units)
             if ends:
                 left.update(ends)
                 continue
-            segments = self._segments(units)
+            levels, home = self._levelled(units)
             dissolved = [
-                operation
-                for segment in segments
-                if segment.is_region and not any(operation.is_product for operation in segment.operations)
-                for operation in segment.operations
+                unit
+                for level, inside in levels.items()
+                if level % 2 and self._products.isdisjoint(inside)
+                for unit in inside
+                if isinstance(unit, Operation)
             ]
             if not dissolved:
-                return segments
+                return self._segments(levels, home)
             left.update(dissolved)
 
-    def _sources(self, unit: Unit) -> tuple[Value, ...]:
-        """`sources`, remembered: captures are found by a walk."""
-        if unit not in self._read:
-            self._read[unit] = sources(unit)
-        return self._read[unit]
-
     def _demanded(self, banned: set[Operation]) -> list[Unit]:
+        """The units that compute the outputs, in order; what each reads is then in `_read`, as captures are found by a
+        walk."""
         demanded: dict[Unit, int] = {}
-        wanted, seen = set(self.graph.outputs), set[Value]()
+        seen, makers, known = set[Value](), self._makers, self._read
         stack = list(self.graph.outputs)
         while stack:
             value = stack.pop()
-            if value in seen or value.producer is None or value.producer not in self._place:
+            if value in seen or value not in makers:
                 continue
             seen.add(value)
-            if value.producer in self._constants and value not in wanted:
-                continue
-            operation = self.coverage.providers.get(value)
-            unit: Unit = value.producer if operation is None or operation in banned else operation
+            unit: Unit
+            operation, rank, unit, node_rank = makers[value]
+            if operation is None or operation in banned:
+                rank = node_rank
+            else:
+                unit = operation
             if unit not in demanded:
-                demanded[unit] = self._place[value.producer]
-                stack.extend(self._sources(unit))
-        made = self._made
-        return sorted(demanded, key=lambda unit: (demanded[unit], made[unit] if isinstance(unit, Operation) else 0))
+                demanded[unit] = rank
+                if unit not in known:
+                    known[unit] = sources(unit)
+                stack.extend(known[unit])
+        return sorted(demanded, key=demanded.__getitem__)
 
     def _loose_ends(self, units: list[Unit]) -> list[Operation]:
         """Float arithmetic that, directly or through more of its kind, only nodes in onnxruntime read."""
-        elsewhere = {value for unit in units if not isinstance(unit, Operation) for value in self._sources(unit)}
-        read: set[Value] = {value for value in self.graph.outputs if value not in elsewhere}
+        if self._glue.isdisjoint(units):
+            return []
+        known = self._read
+        elsewhere = {value for unit in units if unit not in self._is_operation for value in known[unit]}
+        read: set[Value] = self._wanted - elsewhere
         loose: list[Operation] = []
         for unit in reversed(units):
             if not isinstance(unit, Operation):
                 continue
-            if unit.is_float_glue and unit.output not in read:
+            if unit in self._glue and unit.output not in read:
                 loose.append(unit)
                 continue
             read.update(unit.data_inputs)
         return loose
 
-    def _segments(self, units: list[Unit]) -> list[Segment]:
-        levels: dict[Unit, int] = {}
-        home: dict[Value, Unit] = {}
+    def _levelled(self, units: list[Unit]) -> tuple[dict[int, list[Unit]], dict[Value, int]]:
+        """The units by level, odd ones on kernels and even ones in onnxruntime, and the levels that compute values."""
+        known, kinds = self._read, self._is_operation
+        home: dict[Value, int] = {}
+        levels: dict[int, list[Unit]] = {}
         for unit in units:
-            level = int(isinstance(unit, Operation))
-            for value in self._sources(unit):
+            kind = level = int(unit in kinds)
+            for value in known[unit]:
                 if value in home:
-                    below = levels[home[value]]
-                    level = max(level, below + (isinstance(home[value], Operation) is not isinstance(unit, Operation)))
-            levels[unit] = level
-            home.update(dict.fromkeys(results(unit), unit))
-        grouped: dict[int, list[Unit]] = {}
-        for unit in units:
-            grouped.setdefault(levels[unit], []).append(unit)
-        wanted = set(self.graph.outputs)
-        readers: dict[Value, set[int]] = {}
-        for unit in units:
-            for value in self._sources(unit):
-                readers.setdefault(value, set()).add(levels[unit])
+                    below = home[value]
+                    below += (below + kind) % 2
+                    if below > level:
+                        level = below
+            levels.setdefault(level, []).append(unit)
+            for value in results(unit):
+                home[value] = level
+        return levels, home
+
+    def _segments(self, levels: Mapping[int, list[Unit]], home: Collection[Value]) -> list[Segment]:
+        reader: dict[Value, int] = {}  # the level that reads a value, or one of several
+        several = set[Value]()
+        known = self._read
+        reads = {level: dict.fromkeys([v for unit in levels[level] for v in known[unit]]) for level in sorted(levels)}
+        for level, read in reads.items():
+            for value in read:
+                if reader.setdefault(value, level) != level:
+                    several.add(value)
         segments = []
-        for level in sorted(grouped):
-            inside = grouped[level]
-            written = dict.fromkeys(value for unit in inside for value in results(unit))
-            read = dict.fromkeys(value for unit in inside for value in self._sources(unit))
-            inputs = tuple(v for v in read if v not in written and (v in home or v.owner is self.graph))
-            outputs = tuple(v for v in written if v in wanted or readers.get(v, set()) - {level})
+        for level, read in reads.items():
+            inside = levels[level]
+            written = dict.fromkeys([value for unit in inside for value in results(unit)])
+            inputs = tuple([v for v in read if v not in written and (v in home or v.owner is self.graph)])
+            outputs = tuple(
+                [v for v in written if v in self._wanted or v in several or reader.get(v, level) != level]
+            )  # fmt: skip
             segments.append(Segment(tuple(inside), inputs, outputs))
         return segments
 
