@@ -62,6 +62,8 @@ def attempt(model: onnx.ModelProto, seed: int = 0) -> Trial:
         stock = open_plainly(model)
         given = networks.feeds_of(model, seed) + networks.odd_feeds(model, seed)
         feeds = [feed for feed in given if not _rounds_no_number(model, feed)]
+        if not feeds:
+            return Trial("invalid", "NaN is rounded to codes, whatever is fed")
         wanted = [stock.run(None, feed) for feed in feeds]
     except Exception as error:  # onnxruntime's exceptions share no base
         return Trial("invalid", str(error))
