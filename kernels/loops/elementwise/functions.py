@@ -12,7 +12,7 @@ from graphopt.kernels.loops.core.exponential import exp as _exp
 from graphopt.kernels.loops.core.exponential import multiply_add
 
 TILE = 4096  # elements of a tile of flat kernels
-GREATEST_FLOAT = np.float32(3.4028234663852886e38)
+GREATEST_FLOAT = np.float32(3.4028234663852886e38)  # (2 − 2⁻²³) · 2¹²⁷, of IEEE 754
 
 
 @register_jitable
