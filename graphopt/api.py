@@ -160,6 +160,8 @@ def optimize_as(
     recipe: the source of the options; model, data and machine are compared with its own.
     """
     options.compression.require_data()
+    if progress is not None and not callable(progress):
+        raise OptionError(f"progress is a function of a text and a share, got {type(progress).__name__}")
     if options.output.path is not None:
         check_target(options.output.path)
     start = time.perf_counter()
@@ -183,7 +185,7 @@ def optimize_as(
     parsed = onnx_io.lifted_from(lifted) if reference is model else None
     check = work.check(reference, before, parsed, data_of_caller(lifted, options, context))
     outcome = work.run(lifted, exact, check, before.constant_bytes)
-    if isinstance(check, EquivalenceCheck) and check.comparison is not None and check.comparison.samples == 0:
+    if isinstance(check, EquivalenceCheck) and check.ran_nothing:
         onnx_io.check(lifted)  # onnxruntime cannot run the model: raise if the model itself is invalid
     aside = ""
     if isinstance(check, EquivalenceCheck) and options.target.opset is None:

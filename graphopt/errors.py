@@ -10,8 +10,8 @@ from collections.abc import Iterable
 
 _CODES = re.compile(r".*(?:\[ONNXRuntimeError\] : \d+ : [A-Z_]+ : |Status Message: )")
 """The codes that onnxruntime puts before the text of an error."""
-_PLACE = re.compile(r"[^\s:]+\.(?:cc|h):\d+ \w[^()]*\([^()]*\) ")
-"""A place in onnxruntime's source with the signature of its function."""
+_PLACE = re.compile(r"[^\s:]+\.(?:cc|h):\d+ (?:\w[^()]*\([^()]*\) |\w+(?= External))")
+"""A place in onnxruntime's source with the signature of its function, or the name alone."""
 
 
 def one_line(error: BaseException | str) -> str:

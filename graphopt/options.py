@@ -26,15 +26,15 @@ CHECKS = ("end", "each", "off")
 
 def runtime_named(name: str) -> Runtime:
     """The target of that name, in any case. OptionError for any other."""
-    if name.lower() not in TARGETS:
-        raise OptionError(f"target {name!r} is not one of {', '.join(TARGETS)}{did_you_mean(name, TARGETS)}")
+    if not isinstance(name, str) or name.lower() not in TARGETS:
+        raise OptionError(f"target {name!r} is not one of {', '.join(TARGETS)}{did_you_mean(str(name), TARGETS)}")
     return cast(Runtime, name.lower())
 
 
 def check_named(name: str) -> CheckPolicy:
     """The check policy of that name, in any case. OptionError for any other."""
-    if name.lower() not in CHECKS:
-        raise OptionError(f"check {name!r} is not one of {', '.join(CHECKS)}{did_you_mean(name, CHECKS)}")
+    if not isinstance(name, str) or name.lower() not in CHECKS:
+        raise OptionError(f"check {name!r} is not one of {', '.join(CHECKS)}{did_you_mean(str(name), CHECKS)}")
     return cast("CheckPolicy", name.lower())
 
 
@@ -80,6 +80,8 @@ class Target:
         if not isinstance(self.input_shapes, Mapping) or not all(map(_is_shape, self.input_shapes.values())):
             given = f"got {self.input_shapes!r}"
             raise OptionError(f"input_shapes are lists of sizes by the names of inputs, as {{'x': (1, None)}}, {given}")
+        if self.opset is not None and not _is_size(self.opset):
+            raise OptionError(f"opset is the number of a version of ONNX's operator set, got {self.opset!r}")
 
 
 def _is_size(value: object) -> bool:
@@ -104,6 +106,9 @@ class Schedule:
     add: Sequence[PassLike] = ()
 
     def __post_init__(self) -> None:
+        for name, given in (("passes", self.passes or ()), ("skip", self.skip), ("add_passes", self.add)):
+            if isinstance(given, (str, bytes)) or not isinstance(given, Iterable):
+                raise OptionError(f"{name} is a list of passes or of their names, got {given!r}")
         if self.add and self.passes is not None:
             raise OptionError("add_passes goes with the built-in schedule: passes= names every pass itself")
 
@@ -192,6 +197,8 @@ class Validation:
 
     def __post_init__(self) -> None:
         check_named(self.check)
+        if self.validate not in (True, False):
+            raise OptionError(f"validate is True or False, got {self.validate!r}; which check runs is check=")
 
     @property
     def policy(self) -> CheckPolicy:
@@ -206,6 +213,10 @@ class Output:
     path: str | os.PathLike[str] | None = None
     provenance: bool = False
 
+    def __post_init__(self) -> None:
+        if self.path is not None and not isinstance(self.path, (str, os.PathLike)):
+            raise OptionError(f"output is the path of a file, got {type(self.path).__name__}")
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Options:
@@ -217,6 +228,10 @@ class Options:
     validation: Validation = field(default_factory=Validation)
     output: Output = field(default_factory=Output)
     seed: int = 0
+
+    def __post_init__(self) -> None:
+        if not _is_size(self.seed) or self.seed < 0:
+            raise OptionError(f"seed is a whole number from 0 on, got {self.seed!r}")
 
 
 def as_quantize(value: str | Mapping[str, object] | Quantize | None) -> Quantize | None:

@@ -130,6 +130,11 @@ class EquivalenceCheck(SizeCheck):
             self.unverified = self.comparison
         return Verdict(self.comparison.status == "equal", self.comparison.reason, self.comparison.worst_error)
 
+    @property
+    def ran_nothing(self) -> bool:
+        """Whether onnxruntime could not load or run the original."""
+        return bool(self.unloadable) if self.comparison is None else self.comparison.samples == 0
+
     def unchanged(self, candidate: Model) -> Verdict:
         """Whether the emission of an unchanged model may be kept: it loads, and gives equal results on one sample.
 

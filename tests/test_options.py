@@ -218,3 +218,20 @@ def test_sizes_of_numpy_are_numbers(keywords):
     )
     graph = graphopt.optimize(model, **keywords).model.graph
     assert graph.input[0].type.tensor_type.shape.dim[0].dim_value == 3
+
+
+KINDS = [
+    ({"output": 5}, "path of a file"), ({"passes": "fold-constants"}, "list of passes"), ({"passes": 5}, "list"),
+    ({"skip": "fold-constants"}, "list of passes"), ({"skip": 5}, "list"), ({"opset": "17"}, "number of a version"),
+    ({"opset": 17.5}, "number of a version"), ({"seed": "a"}, "whole number"), ({"seed": -1}, "whole number"),
+    ({"validate": "each"}, "True or False"), ({"target": None}, "not one of portable"),
+    ({"check": 5}, "not one of end"), ({"progress": 5}, "function"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("keywords,expected", KINDS)
+def test_options_of_another_kind_are_refused_in_a_line(keywords, expected):
+    (name,) = keywords
+    with pytest.raises(OptionError, match=f"^{name} .*{expected}") as error:
+        graphopt.optimize("no-such-file.onnx", **keywords)
+    assert "\n" not in str(error.value)

@@ -23,7 +23,7 @@ from .feeds import FeedData, Feeds, checked_feeds
 from .metrics import magnitude
 from .onnx_graph import GraphIndex
 from .reference import Reference, ReferenceOptions, agreed_taps, run_reference
-from .result import Comparison, OutputComparison
+from .result import Comparison, OutputComparison, check_numbers
 from .runnable import RunnableModel, open_runnable
 from .structure import same_structure
 from .synthesis.search import Sample, find_samples
@@ -71,8 +71,9 @@ def compare(
 
     A candidate that fails where the original runs is different; an original that does not run is unverified. Raises
     ModelError for anything but a model, InputError when the given inputs do not fit the original, OptionError for an
-    unknown runtime or without torch.
+    unknown runtime or without torch, or numbers that make no sense.
     """
+    check_numbers(samples, rtol, seed, min_sqnr)
     start = time.perf_counter()
     pool = WeightPool()
     original = open_runnable(a, "original").in_runtime(runtime).with_weights_lent(pool)

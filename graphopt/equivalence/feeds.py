@@ -56,7 +56,10 @@ def checked_feeds(data: FeedData, model: Signature) -> list[Feeds]:
         raise InputError(f"inputs: expected a dict, an iterable of dicts or an .npz path, got {type(data).__name__}")
     if not feeds:
         raise InputError("inputs: there is not one sample")
-    return [checked_feed(f, model) for f in feeds]
+    checked = [checked_feed(f, model) for f in feeds]
+    if any(checked) and not any(np.size(value) for feed in checked for value in feed.values()):
+        raise InputError("inputs: the arrays have no elements")
+    return checked
 
 
 def by_name(data: FeedData, model: Signature) -> FeedData:
@@ -81,6 +84,8 @@ def read_arrays(path: Path, model: Signature) -> Feeds:
             return {only_input(model).name: loaded}
         with loaded:
             return {name: loaded[name] for name in loaded.files}
+    except FileNotFoundError as error:
+        raise InputError(f"inputs: {path} is not there") from error
     except (OSError, ValueError, EOFError, BadZipFile, zlib.error) as error:
         raise InputError(f"inputs: {path} is no readable .npz or .npy file of numbers") from error
 

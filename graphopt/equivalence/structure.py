@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 import onnx
 
+from ..onnx_io.parts.order import in_order
 from .runnable import RunnableModel
 from .ties import RANDOM
 
@@ -81,7 +82,7 @@ class _Numbering:
     def _nodes(
         self, nodes: Iterable[onnx.NodeProto], known: dict[str, int], versions: Mapping[str, int], depth: int
     ) -> None:
-        for node in nodes:
+        for node in in_order(nodes, "a graph"):  # that of a file need not be one in which nodes can run
             if (same := self._operand_given_back(node, known, versions)) is not None:
                 known[node.output[0]] = same
             elif node.op_type == "Constant" and not node.domain and (tensor := _constant(node)) is not None:

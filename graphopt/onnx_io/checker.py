@@ -29,6 +29,7 @@ def check(model: Model | onnx.ModelProto) -> None:
     for info, port in zip(typed.graph.output, model.graph.ports):
         if port.type is not None:
             info.type.CopyFrom(type_proto(port.type))
+    typed.ir_version = min(typed.ir_version, onnx.IR_VERSION)  # a later one may be valid
     for info in (*typed.graph.input, *typed.graph.output):
         if info.type.HasField("tensor_type"):
             info.type.tensor_type.shape.SetInParent()  # the checker requires a shape, onnxruntime does not

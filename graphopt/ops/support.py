@@ -25,7 +25,9 @@ def is_implemented(node: Node, opsets: Mapping[str, int]) -> bool:
     """
     if _is_established(node, opsets):
         return True
-    types = tuple(v.type.dtype if v is not None and isinstance(v.type, TensorType) else None for v in node.inputs)
+    types = tuple(
+        None if v is None else v.type.dtype if isinstance(v.type, TensorType) else v.type for v in node.inputs
+    )
     key = (node.op, tuple(sorted(opsets.items())), types, len(node.outputs), tuple(sorted(node.attrs)))
     if key not in _TESTED:
         _TESTED[key] = _runs(node, opsets)
@@ -53,7 +55,7 @@ def _runs(node: Node, opsets: Mapping[str, int]) -> bool:
     proto = graph.node.add(op_type=node.op_type, domain=node.domain)
     for slot, value in enumerate(node.inputs):
         proto.input.append("" if value is None else f"i{slot}")
-        if value is None or not isinstance(value.type, TensorType):
+        if value is None or value.type is None:
             continue
         if value.constant is not None and value.constant.size <= 64:
             graph.initializer.append(tensor_proto(value.constant, f"i{slot}"))

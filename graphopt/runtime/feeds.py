@@ -37,6 +37,8 @@ class Feeds:
 
         Feeds of `trusted` inputs are not checked.
         """
+        if type(feeds) is not dict and not isinstance(feeds, Mapping):
+            raise InputError(f"feeds are a dict of arrays by input name, got {type(feeds).__name__}")
         for name in feeds:
             if name not in self._names:
                 raise InputError(f"no input {name!r}; the model has {', '.join(one.name for one in self._inputs)}")

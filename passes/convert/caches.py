@@ -7,13 +7,17 @@ slower. `python -m tests.bench.decoders` shows the gain.
 
 from __future__ import annotations
 
+import logging
+
 from ...analysis.operands import shape_of
-from ...errors import OptionError
+from ...errors import Declined, OptionError
 from ...ir import DType, Graph, Node, TensorType, Value, clone_model, model_of
 from ...ops import attr, is_implemented
 from ...pipeline.passes import graph_pass
 from ...rewrite import Context
-from .opset import OLDEST, convert_opset
+from .opset import OLDEST, check_kernels, convert_opset
+
+_log = logging.getLogger(__name__)
 
 _ATTENTION = 23
 """The first opset with Attention, RotaryEmbedding and RMSNormalization."""
@@ -35,7 +39,9 @@ def raise_opset(graph: Graph, context: Context) -> int:
     trial = clone_model(model)
     try:
         convert.run(trial.graph, Context(target=context.target))
-    except OptionError:  # some operator has no form in that opset
+        check_kernels(model, trial)
+    except (Declined, OptionError) as error:  # some operator has no form, or no kernel, in that opset
+        _log.info("raise-opset: opset %d is kept: %s", model.opset, error)
         return 0
     return int(convert.run(graph, context) or 0)
 

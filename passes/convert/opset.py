@@ -10,8 +10,8 @@ from __future__ import annotations
 from functools import lru_cache
 
 from ...errors import Declined, OptionError
-from ...ir import FunctionId, Graph, Model, Node, model_of
-from ...ops import schema_of
+from ...ir import FunctionId, Graph, Model, Node, TensorType, model_of
+from ...ops import is_implemented, schema_of
 from ...pipeline.passes import Pass
 from ...rewrite import Context
 from .opset_adapters import ADAPTERS, CHANGED
@@ -43,6 +43,21 @@ def check_convertible(model: Model, to: int) -> None:
             raise OptionError(
                 f"opset {to}: the model has opset {body.opset}, and conversion goes up only, from {OLDEST} on"
             )
+
+
+def check_kernels(model: Model, raised: Model) -> None:
+    """Declined where onnxruntime runs a node of `model`, but not in `raised`, the same model at a later opset.
+
+    A kernel may lack the later version (RoiAlign, Bernoulli at opset 22), and an operator without a kernel runs by the
+    function that defines it, which counts only until one of the operators in it has a later version: LeakyRelu, PRelu,
+    Elu, Selu, Mish, Softplus and others of float64 from opset 19 on.
+    """
+    for node in raised.graph.walk():
+        if is_implemented(node, raised.opsets) or (node.domain and not is_implemented(node, model.opsets)):
+            continue
+        type = next((value.type for value in node.inputs if value is not None), None)
+        dtype = f" of {type.dtype.name.lower()}" if isinstance(type, TensorType) else ""
+        raise Declined(f"onnxruntime has no {node.op_type}{dtype} at opset {raised.opset}", node.name)
 
 
 def _convert(model: Model, to: int, context: Context) -> int:

@@ -204,6 +204,7 @@ def test_forms_of_given_inputs(tmp_path: Path):
 
 @pytest.mark.parametrize("inputs", [
     {"z": f32(3, 8)}, {"x": f32(3, 7)}, {"x": f32(8)}, {"x": np.zeros((3, 8), np.int64)}, [], [1], 3, "nowhere.npz",
+    {"x": np.zeros((0, 8), np.float32)},
 ])  # fmt: skip
 def test_unfit_inputs_are_told_in_one_line(inputs: object):
     with pytest.raises(InputError) as caught:

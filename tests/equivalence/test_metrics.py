@@ -5,7 +5,10 @@ import math
 import numpy as np
 import pytest
 
+from graphopt.equivalence import compare
 from graphopt.equivalence.metrics import cosine, max_error, same_specials, sqnr_db, top1_agreement
+from graphopt.errors import OptionError
+from tests.equivalence.nets import dense
 
 
 def test_sqnr():
@@ -32,3 +35,15 @@ def test_specials():
     assert same_specials(a, a.copy())
     assert not same_specials(a, np.array([np.nan, -np.inf, 1.0]))
     assert max_error(a, np.array([np.nan, np.inf, 1.5])) == 0.5
+
+
+WRONG = [{"samples": 0}, {"samples": "4"}, {"seed": "a"}, {"seed": -1}, {"rtol": -1.0}, {"rtol": float("nan")},
+         {"rtol": None}, {"min_sqnr": "20"}, {"min_sqnr": float("nan")}]  # fmt: skip
+
+
+@pytest.mark.parametrize("keywords", WRONG)
+def test_numbers_that_make_no_sense_are_refused(keywords):
+    """No samples, or a tolerance below zero, would be equality or difference of nothing."""
+    (name,) = keywords
+    with pytest.raises(OptionError, match=f"^{name} is a "):
+        compare(dense("Neg"), dense("Neg"), **keywords)

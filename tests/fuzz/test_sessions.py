@@ -18,7 +18,7 @@ GRAPHS, PARTS = 48, 2  # about 5 s a part once the kernels are compiled; the nig
 @pytest.mark.parametrize("part", range(PARTS))
 def test_every_session_is_right(part):
     ran = Counter()
-    for seed in range(part, GRAPHS, PARTS):
+    for seed in range(2 * part, 2 * GRAPHS, 2 * PARTS):
         trial = trial_of(seed)
         assert not trial.failed, f"seed {seed}: {trial.status}: {trial.reason}{failing_example(model_of(seed))}"
         ran += trial.fired
@@ -105,3 +105,13 @@ def test_products_of_stored_codes_equal_the_reference(form):
     model.graph.initializer.append(onnx.numpy_helper.from_array(drawn, "w"))
     trial = attempt(model)
     assert trial.status == "equal" and trial.fired["BlockedMatMul"] == 1, (trial.reason, trial.fired)
+
+
+@pytest.mark.parametrize("part", range(PARTS))
+def test_every_network_of_a_quantizer_is_right(part):
+    ran = Counter()
+    for seed in range(2 * part + 1, 2 * GRAPHS, 2 * PARTS):
+        trial = trial_of(seed)
+        assert not trial.failed, f"seed {seed}: {trial.status}: {trial.reason}{failing_example(model_of(seed))}"
+        ran += trial.fired
+    assert ran["Conv"] and ran["DynamicMatMul"] and ran["ActivationMatMul"] and len(ran) >= 20, ran

@@ -275,3 +275,51 @@ def test_what_onnxruntime_cannot_load_is_not_called_validated(tmp_path):
     assert made.report.status == "unverified" and made.model == model and "validated" not in str(made.report)
     assert reason.startswith("nothing was changed; onnxruntime cannot load the model: ") and "my.own:Mystery" in reason
     assert "\n" not in reason
+
+
+def invalid(case: str) -> onnx.ModelProto:
+    """A model that ONNX's checker refuses, and in which no pass finds anything to do."""
+    proto = parse(
+        "g (float[N,2] x) => (float[N,2] y) <float[2,2] w = {1.0, 2.0, 3.0, 4.0}> { h = MatMul(x, w) y = Relu(h) }"
+    )
+    if case == "attribute":
+        proto.graph.node[0].attribute.append(helper.make_attribute("nonsense", 3))
+    elif case == "kind of an attribute":
+        proto.graph.node[1].op_type = "LeakyRelu"
+        proto.graph.node[1].attribute.append(helper.make_attribute("alpha", "text"))
+    elif case == "size of a weight":
+        proto.graph.initializer[0].CopyFrom(numpy_helper.from_array(np.ones((3, 2), np.float32), "w"))
+    elif case == "bytes of a weight":
+        proto.graph.initializer[0].CopyFrom(numpy_helper.from_array(np.ones((2, 2), np.float32), "w"))
+        proto.graph.initializer[0].raw_data = proto.graph.initializer[0].raw_data[:-4]
+    else:
+        proto.graph.initializer[0].CopyFrom(numpy_helper.from_array(np.ones((2, 2), np.int32), "w"))
+    return proto
+
+
+INVALID = {
+    "attribute": "nonsense", "kind of an attribute": "alpha", "size of a weight": "Incompatible dimensions",
+    "bytes of a weight": r"\bw\b.*(does not fit|too small)", "type of a weight": "inconsistent type",
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("case", INVALID)
+def test_invalid_models_are_refused_also_where_no_pass_changes_them(case, tmp_path):
+    output = tmp_path / "out.onnx"
+    output.write_bytes(b"as it was")
+    refused(invalid(case), INVALID[case], lambda proto: graphopt.optimize(proto, output))
+    assert output.read_bytes() == b"as it was"
+
+
+@pytest.mark.parametrize("changed", [False, True])
+def test_nodes_of_a_file_need_no_order(changed):
+    """onnxruntime sorts them, too."""
+    more = "h = MatMul(x, w) i = Identity(h) y = Relu(i)" if changed else "h = MatMul(x, w) y = Relu(h)"
+    proto = parse(f"g (float[N,2] x) => (float[N,2] y) <float[2,2] w = {{1.0, 2.0, 3.0, 4.0}}> {{ {more} }}")
+    nodes = list(proto.graph.node)
+    del proto.graph.node[:]
+    proto.graph.node.extend(reversed(nodes))
+    result = graphopt.optimize(proto)
+    assert result.report.status == "equal" and [n.op_type for n in result.model.graph.node] == ["MatMul", "Relu"]
+    found = result.session(threads=1).run(None, {"x": np.array([[1, -2]], np.float32)})[0]
+    np.testing.assert_array_equal(found, [[0, 0]])

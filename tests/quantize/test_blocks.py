@@ -334,6 +334,16 @@ def test_older_operator_sets_are_raised():
     assert made.model.opset_import[0].version == 21
 
 
+def test_operators_without_a_kernel_at_the_opset_of_blocks_keep_theirs():
+    """onnxruntime runs LeakyRelu of float64 up to opset 18, by the function that defines it."""
+    double = TEXT.replace("t = Tanh(a)", "d = Cast<to = 11>(a)\n k = LeakyRelu(d)\n t = Cast<to = 1>(k)")
+    made, _ = stored(parse(double))
+    stage_report = made.report.stages[0]
+    assert made.report.status == "equal" and not stage_report.changed
+    assert "opset 17 cannot be raised: onnxruntime has no LeakyRelu of double at opset 21" in stage_report.summary
+    assert made.model.opset_import[0].version == 17
+
+
 def test_dynamic_products_refuse_four_bits():
     with pytest.raises(OptionError, match="int4 is for modes weights and static: in mode dynamic"):
         graphopt.Quantize("dynamic", weight_type="int4")

@@ -62,19 +62,24 @@ def _append(operation: d.AppendCache, new: Array, past: Array) -> Array:
 
 
 def _rotary(operation: d.Rotary, x: Array, cos: Array, sin: Array) -> Array:
-    assert not operation.interleaved and not operation.turned  # the kernel's own tests have the others
     heads = x.reshape(*x.shape[:2], operation.heads, -1).astype(np.float64)
-    a, b = np.split(heads, 2, axis=-1)
+    count = operation.turned or heads.shape[-1]
+    turned = heads[..., :count]
+    a, b = (turned[..., ::2], turned[..., 1::2]) if operation.interleaved else np.split(turned, 2, axis=-1)
     c, s = cos[:, :, None], sin[:, :, None]
-    return np.concatenate((a * c - b * s, a * s + b * c), axis=-1).reshape(x.shape).astype(np.float32)
+    pair = a * c - b * s, a * s + b * c
+    made = np.stack(pair, axis=-1).reshape(turned.shape) if operation.interleaved else np.concatenate(pair, axis=-1)
+    return np.concatenate((made, heads[..., count:]), axis=-1).reshape(x.shape).astype(np.float32)
 
 
 def _attention(operation: d.CachedAttention, q: Array, keys: Array, values: Array, *mask: Array) -> Array:
     keys, values = (cache.repeat(operation.groups, axis=1).astype(np.float64) for cache in (keys, values))
     scores = _heads(q, operation.heads * operation.groups) @ keys.transpose(0, 1, 3, 2) * operation.scale
     scores = scores + sum(mask)
-    weights = np.exp(scores - scores.max(axis=-1, keepdims=True))
-    y = (weights / weights.sum(axis=-1, keepdims=True)) @ values
+    top = scores.max(axis=-1, keepdims=True)
+    seen = top > np.finfo(np.float32).min  # a row without any key gives zeros
+    weights = np.where(seen, np.exp(scores - np.where(seen, top, 0)), 0)
+    y = (weights / np.where(seen, weights.sum(axis=-1, keepdims=True), 1)) @ values
     return y.transpose(0, 2, 1, 3).reshape(*q.shape[:2], -1).astype(np.float32)
 
 

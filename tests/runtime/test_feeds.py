@@ -79,6 +79,12 @@ def test_feeds_that_are_no_arrays(message: str) -> None:
     assert "\n" not in str(caught.value)
 
 
+@pytest.mark.parametrize("feeds", [None, 5, [("x0", np.zeros(2, np.float32))]])
+def test_feeds_that_are_no_dict(feeds: Any) -> None:
+    with pytest.raises(graphopt.InputError, match=r"^feeds are a dict of arrays by input name, got "):
+        Session(sums(TensorProto.FLOAT, ["N"]), 1).run(None, feeds)
+
+
 def test_a_model_that_runs_whole_is_not_checked_first(monkeypatch: pytest.MonkeyPatch) -> None:
     def refuse(self: Feeds, feeds: Any) -> None:
         raise AssertionError("the feeds were checked")

@@ -12,6 +12,7 @@ from graphopt.kernels.loops.core.exponential import exp as _exp
 from graphopt.kernels.loops.core.exponential import multiply_add
 
 TILE = 4096  # elements of a tile of flat kernels
+GREATEST_FLOAT = np.float32(3.4028234663852886e38)  # (2 − 2⁻²³) · 2¹²⁷, of IEEE 754
 
 
 @register_jitable
@@ -21,7 +22,9 @@ def _sigmoid(x, a, b):
 
 @register_jitable
 def _gated(x, a, b):
-    inner = np.float32(x * multiply_add(np.float32(x * x), b, a))
+    square = np.float32(x * x)
+    square = square if square < GREATEST_FLOAT else GREATEST_FLOAT  # not infinite, of which b = 0 makes NaN
+    inner = np.float32(x * multiply_add(square, b, a))
     y = np.float32(x / np.float32(np.float32(1) + _exp(-inner)))
     return y if inner > np.float32(-88) else np.float32(x * np.float32(0))
 
@@ -44,9 +47,11 @@ def _tanh(x, a, b):
 
 @register_jitable
 def _exp_of(x, a, b):
-    y = _exp(x)
-    y = y if x > np.float32(-87) or x != x else np.float32(0)
-    return y if x < np.float32(88) or x != x else np.float32(np.inf)
+    """Beyond 88, where exp ends, it is the square of exp(x / 2), up to the largest float and infinity."""
+    is_far = x > np.float32(88)
+    y = _exp(np.float32(x * np.float32(0.5)) if is_far else x)
+    y = np.float32(y * y) if is_far else y
+    return y if x > np.float32(-87) or x != x else np.float32(0)
 
 
 @register_jitable

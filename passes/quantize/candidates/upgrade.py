@@ -10,7 +10,7 @@ from ....ir import Model, clone_model
 from ....measure import ort_session
 from ....onnx_io import load, to_proto
 from ....rewrite import Context
-from ...convert import convert_opset
+from ...convert import check_kernels, convert_opset
 
 NEEDED = 13  # the opset that introduced the axis of QuantizeLinear and DequantizeLinear
 
@@ -25,6 +25,10 @@ def upgraded(model: Model, context: StageContext, needed: int = NEEDED) -> Model
         convert_opset(needed).run(raised.graph, Context(context.target))
     except OptionError as error:
         raised = _converted(model, needed, str(error))
+    try:
+        check_kernels(model, raised)
+    except Declined as declined:
+        raise Declined(f"left float: opset {model.opset} cannot be raised: {declined.reason}") from declined
     feed = context.calibration.first(1)[0]
     before, after = (ort_session(m, threads=0).run(None, feed) for m in (model, raised))
     for a, b in zip(before, after):

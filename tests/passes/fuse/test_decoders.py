@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from graphopt import onnx_io
+from graphopt import onnx_io, optimize
 from graphopt.ir import TensorType
 from graphopt.ops import remainder, total
 from graphopt.passes import name_sizes
@@ -298,6 +298,48 @@ RAISED_NOT = {
 def test_other_models_keep_their_opset(name):
     before = lift(RAISED_NOT[name], 18 if "Group" in RAISED_NOT[name] else 17)
     assert rewrite(before, raise_opset, target="onnxruntime")[0].opset == before.opset
+
+
+NO_LATER_KERNEL = {
+    "LeakyRelu(d)": 16, "PRelu(d, d)": 17, "Bernoulli(r)": 15, "RoiAlign(r, rois, items)": 21,
+    "ReduceLogSumExp(b)": 18,
+    **{f"{op}(d)": 18 for op in
+       ("Elu", "HardSigmoid", "HardSwish", "Mish", "Selu", "Softplus", "Softsign", "ThresholdedRelu")},
+}  # fmt: skip
+"""Operators on d of float64, b of bfloat16 or r of float32, and an opset at which onnxruntime runs them, as it does not
+at 23: all that are found by loading ONNX's own node tests, with each type of floats or integers, at each opset."""
+
+
+def beside_a_cache(form, opset):
+    text = f"""g (float[B,2,S,8] x, float[B,2,P,8] p, float[K,4] rois, int64[K] items) =>
+      (float[a,b,c,d] y, float[e,f,h,i] z) {{
+      r = Sigmoid(x)\n y = Concat<axis = 2>(p, r)\n d = Cast<to = 11>(r)\n b = Cast<to = 16>(r)
+      k = {form}\n z = Cast<to = 1>(k) }}"""
+    return lift(text, opset)
+
+
+@pytest.mark.parametrize("form", NO_LATER_KERNEL)
+def test_a_model_keeps_its_opset_where_a_later_one_has_no_kernel(form, caplog):
+    before = beside_a_cache(form, NO_LATER_KERNEL[form])
+    with caplog.at_level("INFO", "graphopt"):
+        after, changes = rewrite(before, raise_opset, target="onnxruntime")
+    assert not changes and after.opset == NO_LATER_KERNEL[form]
+    assert f"onnxruntime has no {form.partition('(')[0]}" in caplog.text and "at opset 23" in caplog.text
+
+
+@pytest.mark.parametrize("form", ["LeakyRelu(r)", "Relu(d)", "PRelu(r, r)", "ReduceLogSumExp(d)"])
+def test_other_types_of_these_operators_are_raised(form):
+    before = beside_a_cache(form, 18)
+    after, _ = rewrite(before, raise_opset, target="onnxruntime")
+    assert after.opset == 23
+    assert_same(before, after)
+
+
+def test_a_kept_opset_rolls_nothing_back():
+    before = onnx_io.to_proto(beside_a_cache("LeakyRelu(d)", 16))
+    result = optimize(before, target="onnxruntime")
+    assert result.report.status == "equal" and not result.report.rolled_back
+    assert result.model.opset_import[0].version == 16
 
 
 def test_sums_of_sizes_have_one_name():
