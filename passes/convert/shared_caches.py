@@ -20,6 +20,7 @@ from ...ir import RETURN, Array, Constant, Dim, DType, Graph, Node, TensorType, 
 from ...ops import attr
 from ...pipeline.passes import graph_pass
 from ...rewrite import Builder, Context
+from .added_norms import add_in_norms
 
 _MASK = "attention_mask"
 """The input whose length counts the tokens, earlier and new ones, in the exports of every tool."""
@@ -40,7 +41,7 @@ def share_caches(graph: Graph, context: Context) -> int:
 
     Every Attention with a cache, or none. The mask has a column for each token, earlier and new ones. Results of rows
     that may attend to nothing, as those of padding before a prompt, are not defined by the operator and may change; no
-    other row reads them.
+    other row reads them. Sums before norms become SkipSimplifiedLayerNormalization, which is faster for one token.
     """
     model = model_of(graph)
     if context.target != "onnxruntime" or model is None or graph.parent is not None:
@@ -56,7 +57,7 @@ def share_caches(graph: Graph, context: Context) -> int:
         return 0
     if not context.commit("share-caches", caches.nodes[0]):
         return 0
-    return _Rewrite(caches, context).run()
+    return _Rewrite(caches, context).run() + add_in_norms(graph, context)
 
 
 class _Caches:
