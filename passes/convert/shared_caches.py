@@ -20,6 +20,8 @@ from ...ir import RETURN, Array, Constant, Dim, DType, Graph, Node, TensorType, 
 from ...ops import attr
 from ...pipeline.passes import graph_pass
 from ...rewrite import Builder, Context
+from .added_norms import add_in_norms
+from .windows import as_bias, has_no_window
 
 _MASK = "attention_mask"
 """The input whose length counts the tokens, earlier and new ones, in the exports of every tool."""
@@ -40,23 +42,25 @@ def share_caches(graph: Graph, context: Context) -> int:
 
     Every Attention with a cache, or none. The mask has a column for each token, earlier and new ones. Results of rows
     that may attend to nothing, as those of padding before a prompt, are not defined by the operator and may change; no
-    other row reads them.
+    other row reads them. Sums before norms become SkipSimplifiedLayerNormalization, which is faster for one token.
     """
     model = model_of(graph)
     if context.target != "onnxruntime" or model is None or graph.parent is not None:
         return 0
-    trial = clone_model(model)
-    try:
-        caches = _Caches(graph)
-        copied = _Caches(trial.graph)
-        _Rewrite(copied, Context(target=context.target)).run()
-        for node, other in zip(caches.nodes, copied.made):
-            caches.check_mask(node, copied, other)
-    except Declined:
-        return 0
-    if not context.commit("share-caches", caches.nodes[0]):
-        return 0
-    return _Rewrite(caches, context).run()
+    for plain in (True, False):
+        trial = clone_model(model)
+        try:
+            caches = _Caches(graph)
+            copied = _Caches(trial.graph)
+            _Rewrite(copied, Context(target=context.target), plain).run()
+            for node, other in zip(caches.nodes, copied.made):
+                caches.check_mask(node, copied, other)
+        except Declined:
+            continue
+        if not context.commit("share-caches", caches.nodes[0]):
+            return 0
+        return _Rewrite(caches, context, plain).run() + add_in_norms(graph, context)
+    return 0
 
 
 class _Caches:
@@ -125,8 +129,10 @@ class _Caches:
             given[0, total // 2] = 0
             before = as_bias(self._evaluate(mask, given, rows, earlier))
             after = copied._evaluate(bias, given, rows, total + _SPARE)
-            whole = (batch, 1, rows, total)
-            if before.shape[-2:] != whole[2:] or not np.array_equal(before, after):
+            if before.shape[-2:] != (rows, total) or after.shape[-2:] != (rows, total):
+                raise Declined("the mask has another shape")
+            same = np.maximum(before, _MASKED) == np.maximum(after, _MASKED)
+            if not same[..., ~later].all():
                 raise Declined("the mask depends on the size of the cache otherwise")
             if not attr(node, "is_causal", 0) and (before[..., later] > _MASKED).any():
                 raise Declined("keys that follow a query are not masked")
@@ -177,16 +183,12 @@ class _Caches:
         return (node for node in self.graph if node in nodes)
 
 
-def as_bias(mask: Array) -> Array:
-    """A mask of truth values, True where a query attends to a key, as numbers added to scores; numbers as they are."""
-    return np.where(mask, np.float32(0), np.finfo(np.float32).min) if mask.dtype == bool else mask
-
-
 @dataclass(frozen=True, slots=True)
 class _Lengths:
-    """total int64[1], all tokens; earlier int64[1]; and operands: of keys less one, of queries int32[B]; int32[1]."""
+    """Tokens, new and earlier ones int64[1]; operands: of keys less one, of queries int32[B]; int32[1]."""
 
     total: Value
+    rows: Value
     earlier: Value
     keys: Value
     queries: Value
@@ -196,9 +198,10 @@ class _Lengths:
 class _Rewrite:
     """GroupQueryAttention in place of each Attention of a graph; where Declined, the graph is left half done."""
 
-    def __init__(self, caches: _Caches, context: Context) -> None:
-        self.caches, self.graph, self.context = caches, caches.graph, context
+    def __init__(self, caches: _Caches, context: Context, plain: bool) -> None:
+        self.caches, self.graph, self.context, self.plain = caches, caches.graph, context, plain
         self.biases: dict[Value, Value] = {}
+        self.padding: Value | None = None
         self.tables: dict[tuple[Value, Value], tuple[Value, ...]] = {}
 
     def run(self) -> int:
@@ -226,7 +229,7 @@ class _Rewrite:
         keys = build.Expand(build.Sub(longest, np.array([1], np.int32)), batch)
         queries = build.Expand(build.Cast(rows, to=int(DType.INT32)), batch)
         build.insert_before(next(iter(self.graph)), self.caches.nodes[:1])
-        return _Lengths(total, earlier, keys, queries, longest)
+        return _Lengths(total, rows, earlier, keys, queries, longest)
 
     def _replace_size(self, cache: Value, length: Value) -> None:
         """Let everything that reads the number of rows of a cache read `length`, int64[1]."""
@@ -255,7 +258,7 @@ class _Rewrite:
         q, k, v = node.inputs[:3]
         assert q is not None and k is not None and v is not None
         heads, kv = (int(attr(node, name, 0)) for name in ("q_num_heads", "kv_num_heads"))
-        bias = self._bias(node)
+        bias = self._bias(node, lengths)
         q, k, tables, turned = self._unturned(node, q, k)
         packed = _packed(q, k, v)
         operands = (q, k, v) if packed is None else (packed, None, None)
@@ -276,13 +279,17 @@ class _Rewrite:
         self.graph.erase_unused(node)
         return build.nodes[-1]
 
-    def _bias(self, node: Node) -> Value | None:
+    def _bias(self, node: Node, lengths: _Lengths) -> Value | None:
         """The mask as numbers added to the scores, f32[B,H,S,T], B and H possibly 1."""
         mask = node.input(3)
         if mask is None:
             if not attr(node, "is_causal", 0):
                 raise Declined("keys that follow a query are not masked")
             return None
+        if self.plain:
+            if not has_no_window(mask):
+                raise Declined("the mask may be a window")
+            self.biases[mask] = self._padding(lengths)
         if mask not in self.biases:
             build, type = Builder(self.graph, self.context), tensor_of(mask)
             if type is None or type.shape is None or not 2 <= len(type.shape) <= 4 or mask.producer is None:
@@ -296,6 +303,19 @@ class _Rewrite:
                 build.insert_before(_next(mask.producer), [mask.producer])
             self.biases[mask] = bias
         return self.biases[mask]
+
+    def _padding(self, lengths: _Lengths) -> Value:
+        """The bias f32[B,1,S,T] of the input mask alone: the operator itself masks keys that follow a query."""
+        if self.padding is None:
+            build, one = Builder(self.graph, self.context), np.array([1], np.int64)
+            kept = build.Slice(self.caches.mask, np.array([0], np.int64), lengths.total, one)
+            bias = build.Where(build.Cast(kept, to=int(DType.BOOL)), np.float32(0), np.finfo(np.float32).min)
+            whole = build.Concat(np.array([1, 1], np.int64), lengths.rows, one, axis=0)
+            self.padding = build.Expand(build.Unsqueeze(bias, np.array([1, 2])), whole)
+            made = lengths.longest.producer
+            assert made is not None
+            build.insert_before(_next(made), self.caches.nodes[:1])
+        return self.padding
 
     def _unturned(
         self, node: Node, q: Value, k: Value

@@ -1,18 +1,23 @@
-"""One buffer for earlier and present keys: `python -m tests.bench.shared_caches FILE [--genai FOLDER]`.
+"""One buffer for earlier and present keys: `python -m tests.bench.shared_caches FILE [--genai FOLDER] [--rounds N]`.
 
 FILE: a decoder that `optimize(target="onnxruntime")` wrote, with ONNX's Attention, as an int4 file. Times of a token
 after 128 and after 1,000 others in onnxruntime: of the file with caches that it copies in each step, and of the same
-behind the pass share-caches with one buffer bound to past and present. `--genai`: onnxruntime-genai on a folder of its
-own beside them, which shares buffers, too. Each writes what it finds likeliest. One thread, the process's CPU time,
-interleaved; the ratios are the first one's time by each other's.
+behind the pass share-caches with one buffer bound to past and present. `--genai`: beside them a folder of
+onnxruntime-genai, its file in the same onnxruntime with shared buffers, and its own loop where it is installed. Each
+writes what it finds likeliest. One thread, the process's CPU time, interleaved; the ratios are the first one's time by
+each other's. Sessions of one file differ by a tenth as long as they live: each round opens all anew, and the ratios are
+means over the rounds, with the least and the greatest.
 """
 
 from __future__ import annotations
 
+import argparse
+import json
 import sys
 import time
 from collections.abc import Iterator
 from functools import partial
+from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
@@ -40,13 +45,18 @@ def grown(session: onnxruntime.InferenceSession, prompt: np.ndarray) -> Iterator
         yield int(tokens[0])
 
 
-def shared(session: onnxruntime.InferenceSession, prompt: np.ndarray, longest: int) -> Iterator[int]:
-    """Greedy tokens by one buffer of `longest` rows a cache, bound to the earlier and to the present keys or values."""
+def shared(
+    session: onnxruntime.InferenceSession, prompt: np.ndarray, longest: int, size: int | None = None
+) -> Iterator[int]:
+    """Greedy tokens by one buffer of `longest` rows a cache, bound to the earlier and to the present keys or values.
+
+    size: of a head, where the file does not tell.
+    """
     binding, tokens, length = session.io_binding(), prompt, 0
     logits, *presents = [made.name for made in session.get_outputs()]
     pasts = [given for given in session.get_inputs() if "past" in given.name]
     for past, present in zip(pasts, presents):
-        buffer = onnxruntime.OrtValue.ortvalue_from_numpy(_zeros(past, longest))
+        buffer = onnxruntime.OrtValue.ortvalue_from_numpy(_zeros(past, longest, size))
         binding.bind_ortvalue_input(past.name, buffer)
         binding.bind_ortvalue_output(present, buffer)
     while True:
@@ -72,8 +82,8 @@ def generated(folder: Path, prompt: np.ndarray, longest: int) -> Iterator[int]:
         yield int(generator.get_next_tokens()[0])
 
 
-def _zeros(past: onnxruntime.NodeArg, rows: int) -> np.ndarray:
-    return np.zeros((1, past.shape[1], rows, past.shape[3]), np.float32)
+def _zeros(past: onnxruntime.NodeArg, rows: int, size: int | None = None) -> np.ndarray:
+    return np.zeros((1, past.shape[1], rows, size or past.shape[3]), np.float32)
 
 
 def _step(session: onnxruntime.InferenceSession, tokens: np.ndarray, length: int) -> dict[str, np.ndarray]:
@@ -86,33 +96,46 @@ def _step(session: onnxruntime.InferenceSession, tokens: np.ndarray, length: int
     return {given.name: fed[given.name] for given in session.get_inputs() if given.name in fed}
 
 
+def race(path: Path, model: bytes, folder: Path | None, past: int) -> dict[str, tuple[float, float]]:
+    """Seconds of a token after `past` others and the ratio to the first of each form, in sessions opened anew."""
+    prompt, longest = np.random.default_rng(0).integers(5, 999, past), past + _TOKENS + 10
+    forms = {
+        "copied": grown(ort_session(str(path)), prompt),
+        "shared": shared(ort_session(model), prompt, longest),
+    }  # fmt: skip
+    if folder is not None:
+        decoder = json.loads((folder / "genai_config.json").read_text())["model"]["decoder"]
+        session = ort_session(str(folder / decoder["filename"]))
+        forms = {"genai's file": shared(session, prompt, longest, decoder["head_size"]), **forms}
+        if find_spec("onnxruntime_genai") is not None:
+            forms["genai's loop"] = generated(folder, prompt, longest)
+    for step in forms.values():
+        next(step)
+    runs = {name: partial(next, step) for name, step in forms.items()}
+    timings = interleaved(runs, min_runs=_TOKENS, max_runs=_TOKENS, clock=time.process_time)
+    return {name: (timing.median, timing.ratio) for name, timing in zip(runs, timings)}
+
+
 def main() -> None:
     """Print a line for each length."""
-    files, folder = sys.argv[1:], None
-    if "--genai" in files:
-        place = files.index("--genai")
-        folder = Path(files[place + 1])
-        del files[place : place + 2]
-    path = Path(files[0])
-    result = graphopt.optimize(path, passes=["share-caches"], target="onnxruntime", validate=False)
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("file", type=Path)
+    parser.add_argument("--genai", type=Path, metavar="FOLDER")
+    parser.add_argument("--rounds", type=int, default=5)
+    asked = parser.parse_args()
+    result = graphopt.optimize(asked.file, passes=["share-caches"], target="onnxruntime", validate=False)
     if not any(node.op.endswith("GroupQueryAttention") for node in result.ir.graph):
-        sys.exit(f"{path}: its caches cannot be shared")
-    copying, sharing = ort_session(str(path)), ort_session(result.model.SerializeToString())
-    nodes = [count(model.graph) for model in (graphopt.optimize(path, passes=()).model, result.model)]
-    print(f"{path.name}: {nodes[0]} → {nodes[1]} nodes")
-    rng = np.random.default_rng(0)
+        sys.exit(f"{asked.file}: its caches cannot be shared")
+    nodes = [count(model.graph) for model in (graphopt.optimize(asked.file, passes=()).model, result.model)]
+    print(f"{asked.file.name}: {nodes[0]} → {nodes[1]} nodes")
     for past in PASTS:
-        prompt, longest = rng.integers(5, 999, past), past + _TOKENS + 10
-        forms = {"copied": partial(grown, copying, prompt), "shared": partial(shared, sharing, prompt, longest)}
-        if folder is not None:
-            forms = {"genai": partial(generated, folder, prompt, longest), **forms}
-        steps = {name: form() for name, form in forms.items()}
-        for step in steps.values():
-            next(step)
-        runs = {name: partial(next, step) for name, step in steps.items()}
-        timings = interleaved(runs, min_runs=_TOKENS, max_runs=_TOKENS, clock=time.process_time)
-        found = (f"{name} {t.median * 1e3:.2f} ms, {t.ratio:.2f}" for name, t in zip(runs, timings))
-        print(" | ".join([f"past {past}", *found]), flush=True)
+        rounds = [race(asked.file, result.model.SerializeToString(), asked.genai, past) for _ in range(asked.rounds)]
+        cells = [f"past {past}"]
+        for name in rounds[0]:
+            seconds, ratios = zip(*(one[name] for one in rounds))
+            spread = f"{min(ratios):.2f} to {max(ratios):.2f}"
+            cells.append(f"{name} {np.median(seconds) * 1e3:.2f} ms, {np.exp(np.log(ratios).mean()):.3f} ({spread})")
+        print(" | ".join(cells), flush=True)
 
 
 if __name__ == "__main__":

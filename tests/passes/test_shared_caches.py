@@ -154,6 +154,32 @@ def test_other_models_stay(name):
     assert changes == 0 and ops(after) == ops(before)
 
 
+WINDOW = """far = Squeeze(limit)
+  near = Sub(ru, far)
+  causal0 = LessOrEqual(keys, ru)
+  inside = Less(near, keys)
+  causal = And(causal0, inside)
+  allowed = And(causal, pu)"""
+COMPARED = {"LessOrEqual", "Less"}
+
+
+def test_of_causal_masks_only_what_pads_is_computed():
+    after, _ = rewrite(lift(text(), 23), share_caches, target="onnxruntime")
+    assert not COMPARED & set(ops(after)) and ops(after).count("Where") == 1
+
+
+@pytest.mark.parametrize("limit", [2, 500])
+def test_windows_stay_masks_however_long(limit):
+    before = lift(text(mask=WINDOW).replace("int64[1] two", f"int64[1] limit = {{{limit}}}, int64[1] two"), 23)
+    after, changes = rewrite(before, share_caches, target="onnxruntime")
+    assert changes == 1 and set(ops(after)) >= COMPARED
+    first, second = session(before), session(after)
+    for rows, earlier in ((1, 7), (6, 0), (1, 520)):
+        fed = feeds(1, rows, earlier, np.ones((1, rows + earlier), np.int64))
+        for x, y in zip(first.run(None, fed), second.run(None, fed)):
+            np.testing.assert_allclose(y, x, rtol=1e-4, atol=1e-5)
+
+
 def test_only_for_onnxruntime():
     assert rewrite(lift(text(), 23), share_caches)[1] == 0
 
