@@ -3,13 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
 
 from ..errors import ModelError, one_line
 
 if TYPE_CHECKING:
     import onnxruntime
 
+_IN_PLACE = "session.use_external_initializer_file_buffers_directly"
+"""The configuration entry with which external files that are given as arrays are read in place, not copied."""
+IN_PLACE_SINCE = (1, 32)
+"""The version of onnxruntime that knows the entry; earlier ones ignore it without a word."""
 EXTERNAL_FOLDER = "session.model_external_initializers_file_folder_path"
 """The configuration entry that names the folder of external weights for a model given as bytes."""
 LARGE = 1 << 30
@@ -68,6 +75,29 @@ def spare_memory(settings: onnxruntime.SessionOptions, weights: int, halves: int
     settings.enable_cpu_mem_arena = False
     settings.enable_mem_pattern = False
     settings.execution_order = onnxruntime.ExecutionOrder.PRIORITY_BASED  # each DequantizeLinear before its reader
+
+
+def borrow(
+    settings: onnxruntime.SessionOptions, weights: Mapping[str, npt.NDArray[Any]], location: str | None
+) -> object:
+    """Let a session read external weights from these arrays. The result must live as long as the session.
+
+    location: the weights' locations are this text and their names, and no other data are external: onnxruntime then
+    reads the arrays where they lie, else it copies them.
+    """
+    import onnxruntime
+
+    known = tuple(int(part) for part in onnxruntime.__version__.split(".")[:2]) >= IN_PLACE_SINCE
+    if location is not None and weights and known:
+        settings.add_session_config_entry(_IN_PLACE, "1")
+        buffers = {location + name: array.reshape(-1).view(np.uint8) for name, array in weights.items()}
+        sizes = [buffer.nbytes for buffer in buffers.values()]
+        settings.add_external_initializers_from_files_in_memory([*buffers], [*buffers.values()], sizes)
+        return buffers
+    values = {name: onnxruntime.OrtValue.ortvalue_from_numpy(array) for name, array in weights.items()}
+    if values:
+        settings.add_external_initializers([*values], [*values.values()])
+    return values
 
 
 def open_session(

@@ -6,19 +6,24 @@ import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from math import prod
+from typing import TYPE_CHECKING
 
 import numpy as np
 import onnx
 
 from ..errors import ModelError
 from ..ir import Array, Constant, DType, Model, Node, Value, clone_model
+from ..machine.sessions import borrow
 from ..machine.spool import place_of
 from ..ops import initializers_of
 from .emit import Emitter, to_proto
-from .parts.apart import ELEMENTS, LENDABLE, WORTH, describe_lent, with_lent
+from .parts.apart import ELEMENTS, LENDABLE, LOCATION, WORTH, describe_lent, with_lent
 from .parts.extras import ModelExtras
 from .parts.tensors import PackedSource, ProtoSource, describe_external, external_source, write_tensor
 from .weights import is_large
+
+if TYPE_CHECKING:
+    import onnxruntime
 
 PROTO_LIMIT = (1 << 31) - (1 << 24)
 """Bytes of weights that a protobuf may hold: its 2 GiB, less room for the structure."""
@@ -78,6 +83,18 @@ def _half_of(value: Value | None) -> Constant | None:
     """The float16 constant on disk behind a widened constant value; None for any other value."""
     half = None if value is None or value.constant is None else value.constant.half
     return None if half is None or external_source(half) is None else half
+
+
+def lend_to(settings: onnxruntime.SessionOptions, proto: onnx.ModelProto, lent: Mapping[str, Array]) -> object:
+    """Let a session with these settings read the lent weights that the proto only describes. The result must live as
+    long as the session."""
+    outside = sum(t.data_location == onnx.TensorProto.EXTERNAL for t in initializers_of(proto.graph))
+    taken = {
+        t.name: lent[t.name]
+        for t in proto.graph.initializer
+        if t.data_location == onnx.TensorProto.EXTERNAL and t.name in lent
+    }
+    return borrow(settings, taken, LOCATION if len(taken) == outside else None)
 
 
 def on_disk(

@@ -5,16 +5,20 @@ import gc
 import numpy as np
 import onnx
 import onnxruntime as ort
+import pytest
 from onnx import numpy_helper
 
 from graphopt import onnx_io
 from graphopt.equivalence.runnable import RunnableModel, open_runnable, signature_of
-from graphopt.machine.sessions import open_session
+from graphopt.machine.sessions import IN_PLACE_SINCE, open_session
 from graphopt.measure import latency, ort_session
 from graphopt.onnx_io.emit import Emitter
 from graphopt.onnx_io.lend import LEAST, Lender, with_lent
+from graphopt.onnx_io.parts.apart import describe_lent
 from tests.generators import chain
 from tests.quantize.nets import convnet, images
+
+BORROWS_NOT = tuple(map(int, ort.__version__.split(".")[:2])) < IN_PLACE_SINCE
 
 
 def lent(model):
@@ -59,11 +63,57 @@ def test_sessions_of_candidates_copy_no_weights(monkeypatch):
     assert sizes[0] < onnx_io.to_proto(model).ByteSize() - weights / 2
 
 
+def test_versions_that_know_no_borrowing_are_lent_copies(monkeypatch):
+    model, feed = onnx_io.load(convnet()), images(1)[0]
+    expected = open_runnable(model).session(optimize=True).run(feed)["y"]
+    monkeypatch.setattr(ort, "__version__", "1.22.0")
+    monkeypatch.setattr(ort.SessionOptions, "add_external_initializers_from_files_in_memory", None)
+    proto, weights = lent(model)
+    session = RunnableModel(proto, None, None, weights).session(optimize=True)
+    assert np.array_equal(session.run(feed)["y"], expected)
+
+
+def product(weight, path):
+    """A model file with one MatMul by this weight, and the weight in it."""
+    graph = onnx.helper.make_graph(
+        [onnx.helper.make_node("MatMul", ["x", "w"], ["y"])], "g",
+        [onnx.helper.make_tensor_value_info("x", onnx.TensorProto.FLOAT, ["N", len(weight)])],
+        [onnx.helper.make_tensor_value_info("y", onnx.TensorProto.FLOAT, None)], [numpy_helper.from_array(weight, "w")],
+    )  # fmt: skip
+    onnx.save(onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", 17)], ir_version=8), path)
+    return path
+
+
+@pytest.mark.skipif(BORROWS_NOT, reason="this version of onnxruntime copies lent weights")
+def test_sessions_read_weights_where_they_lie(tmp_path):
+    opened = open_runnable(product(np.ones((600, 600), np.float32), tmp_path / "m.onnx"))
+    weight, feed = opened.lent["w"], {"x": np.ones((1, 600), np.float32)}
+    session = opened.session(optimize=True, prepack=False)
+    assert np.all(session.run(feed)["y"] == 600)
+    weight.flags.writeable = True
+    weight[:] = 2
+    assert np.all(session.run(feed)["y"] == 1200)
+
+
+def test_external_data_beside_lent_weights_are_read(tmp_path):
+    first, second = (np.eye(40, dtype=np.float32) * n for n in (2, 3))
+    path = product(first, tmp_path / "m.onnx")
+    proto = onnx.load(path)
+    onnx.save(proto, path, save_as_external_data=True, location="m.data", size_threshold=0)
+    proto = onnx.load(path, load_external_data=False)
+    proto.graph.node.append(onnx.helper.make_node("MatMul", ["y", "v"], ["z"]))
+    proto.graph.output[0].name = "z"
+    describe_lent(proto.graph.initializer.add(name="v", dims=[40, 40], data_type=1), second.nbytes)
+    session = RunnableModel(proto, None, tmp_path, {"v": second}).session(optimize=True)
+    assert np.array_equal(session.run({"x": np.eye(40, dtype=np.float32)})["z"], 6 * np.eye(40, dtype=np.float32))
+
+
 def test_where_onnxruntime_takes_none_they_are_put_back(monkeypatch):
     def refuse(*_):
         raise RuntimeError("external initializers are not known here")
 
-    monkeypatch.setattr(ort.SessionOptions, "add_external_initializers", refuse)
+    for name in ("add_external_initializers", "add_external_initializers_from_files_in_memory"):
+        monkeypatch.setattr(ort.SessionOptions, name, refuse)
     model, feed = onnx_io.load(convnet()), images(1)[0]
     proto, weights = lent(model)
     session = RunnableModel(proto, None, None, weights).session(optimize=True)
