@@ -14,13 +14,14 @@ import onnx
 from ..errors import ModelError, OptionError, did_you_mean, one_line
 from ..ir import Array
 from ..ir import Model as IRModel
-from ..machine.sessions import ASLEEP, LARGE, open_session, session_options
+from ..machine.sessions import ASLEEP, CONVOLUTIONS, FOLDING, LARGE, open_session, session_options
 from ..onnx_io import is_large
 from ..onnx_io.lend import WeightPool, lend_to, lent_emission, on_disk
 from ..onnx_io.parts.apart import LENDABLE, read_apart, with_lent
 from ..onnx_io.parts.cache_sizes import cache_sizes
 from ..onnx_io.pieces import is_blocked, open_large
 from ..onnx_io.source import is_onnx_ir
+from ..onnx_io.weights import nbytes
 from ..ops import initializers_of, type_proto
 from .onnx_graph import walk_nodes
 from .tapped import TappedSession
@@ -51,6 +52,10 @@ PACKABLE = 1 << 26
 """Bytes of weights, 64 MiB, above which sessions of a comparison do not pack them: packed copies serve many runs, and
 take as much memory as the model. A comparison of LSTMs of 400 MB takes 2.9 s without and 5.0 s with packing:
 `python -m tests.bench.bounds --kinds recurrent --forms compared`."""
+
+COPIED = 1 << 28
+"""Bytes of convolutions' weights, 256 MiB, above which onnxruntime's optimizers do not copy them, up to twice; and half
+of the bytes of all weights above which it folds no constants. Together with other copies they stay below 1 GB."""
 
 _IN_FLOAT, _IN_CODES = 1, 4
 """accuracy_level of MatMulNBits: float32; the other operand rounded to 8 bits."""
@@ -109,6 +114,17 @@ class RunnableModel:
     def _needs_packing(self) -> bool:
         """Whether an operator computes differently, or unpacks a weight in each run, where it did not pack it."""
         return any(node.op_type in PACKED or is_blocked(node) for node in walk_nodes(self.proto))
+
+    @property
+    def _left_out(self) -> tuple[str, ...]:
+        """onnxruntime's optimizers that would copy more weights than `COPIED` bytes."""
+        if self._outside <= COPIED:
+            return ()
+        sizes = {tensor.name: nbytes(tensor) for tensor in self.proto.graph.initializer}
+        read = {name for node in self.proto.graph.node if node.op_type == "Conv" for name in node.input}
+        in_convolutions = sum(size for name, size in sizes.items() if name in read)
+        folding = FOLDING if self._outside > 2 * COPIED else ()
+        return (*folding, *(CONVOLUTIONS if in_convolutions > COPIED else ()))
 
     def in_runtime(self, runtime: str) -> RunnableModel:
         """The same model in another runtime. OptionError for a runtime not in `RUNTIMES`."""
@@ -169,10 +185,11 @@ class RunnableModel:
                     options.enable_mem_pattern = options.enable_cpu_mem_arena = False
                 held = lend_to(options, proto, lends)
                 if edited is None and self.path is not None and not self.lent and not addition.ByteSize():
-                    session = open_session(str(self.path), options)
+                    session = open_session(str(self.path), options, without=self._left_out)
                 else:
                     # Serialized messages merge when concatenated: outputs are appended without copying weights.
-                    session = open_session(proto.SerializeToString() + addition.SerializeToString(), options)
+                    made = proto.SerializeToString() + addition.SerializeToString()
+                    session = open_session(made, options, without=self._left_out)
         except Exception:  # also of versions that take no lent weights
             puts_back = bool(lends) and not self.is_large
             model = self.whole() if puts_back else self

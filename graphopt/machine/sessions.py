@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -23,6 +23,13 @@ LARGE = 1 << 30
 """Bytes of weights, 1 GiB, from which a model is large: its weights stay in mapped files, and no session packs or
 converts copies of them. Half of protobuf's limit, so that copies of smaller models fit."""
 
+
+FOLDING = ("ConstantFolding",)
+"""The optimizer of onnxruntime that computes constants at loading; without it, weights in half precision are converted
+node by node as they are read, and no copies are kept."""
+CONVOLUTIONS = ("NchwcTransformer", "ConvBNFusion", "ConvMulFusion")
+"""The optimizers of onnxruntime that store weights of convolutions anew: in blocks of channels, or scaled. Two copies
+of all such weights are in memory for a while, and one as long as the session."""
 
 PACKED = 5 << 28
 """Bytes of weights that a session of a large model may pack, a copy in memory: 1.25 GiB, so that the total stays below
@@ -101,16 +108,15 @@ def borrow(
 
 
 def open_session(
-    source: str | bytes, settings: onnxruntime.SessionOptions, *, folds: bool = True
+    source: str | bytes, settings: onnxruntime.SessionOptions, *, without: Sequence[str] = ()
 ) -> onnxruntime.InferenceSession:
     """A session on the CPU from the path of a model or its serialized bytes. ModelError if it cannot be opened.
 
-    folds: onnxruntime folds constants at loading; without, weights in half precision are converted node by node as they
-    are read, and no copies are kept.
+    without: onnxruntime's optimizers to leave out, such as `FOLDING`.
     """
     import onnxruntime
 
-    more = {} if folds else {"disabled_optimizers": ["ConstantFolding"]}
+    more = {"disabled_optimizers": [*without]} if without else {}
     try:
         return onnxruntime.InferenceSession(source, settings, providers=["CPUExecutionProvider"], **more)
     except Exception as error:  # onnxruntime's exceptions share no base class

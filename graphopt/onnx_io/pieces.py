@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import onnx
 
 from ..ir import Array
-from ..machine.sessions import EXTERNAL_FOLDER, PACKED, open_session, spare_memory
+from ..machine.sessions import EXTERNAL_FOLDER, FOLDING, PACKED, open_session, spare_memory
 from .lend import lend_to
 from .parts.order import in_order, reads
 from .weights import half_bytes, nbytes
@@ -107,7 +107,7 @@ def _opened(
     made.add_session_config_entry(EXTERNAL_FOLDER, folder)
     spare_memory(made, weights, halves)
     held = lend_to(made, proto, lent)
-    session = open_session(proto.SerializeToString(), made, folds=False)
+    session = open_session(proto.SerializeToString(), made, without=FOLDING)
     session.lent = held, lent  # they must live as long as the session does
     return session
 
