@@ -14,14 +14,14 @@ import onnx
 from ..errors import ModelError, OptionError, did_you_mean, one_line
 from ..ir import Array
 from ..ir import Model as IRModel
-from ..machine.sessions import ASLEEP, CONVOLUTIONS, FOLDING, LARGE, open_session, session_options
+from ..machine.sessions import ASLEEP, CONVOLUTIONS, FOLDING, LARGE, open_session, session_options, spare_memory
 from ..onnx_io import is_large
 from ..onnx_io.lend import WeightPool, lend_to, lent_emission, on_disk
 from ..onnx_io.parts.apart import LENDABLE, read_apart, with_lent
 from ..onnx_io.parts.cache_sizes import cache_sizes
 from ..onnx_io.pieces import is_blocked, open_large
 from ..onnx_io.source import is_onnx_ir
-from ..onnx_io.weights import nbytes
+from ..onnx_io.weights import half_bytes, nbytes
 from ..ops import initializers_of, type_proto
 from .onnx_graph import walk_nodes
 from .tapped import TappedSession
@@ -183,6 +183,8 @@ class RunnableModel:
                     options.add_session_config_entry("session.disable_prepacking", "1")
                 if len(addition.graph.output) > len(casts):  # results that are kept would keep all of an arena
                     options.enable_mem_pattern = options.enable_cpu_mem_arena = False
+                if half_bytes(self.proto) > COPIED:  # onnxruntime would widen all of them at loading
+                    spare_memory(options, self._outside, half_bytes(self.proto))
                 held = lend_to(options, proto, lends)
                 if edited is None and self.path is not None and not self.lent and not addition.ByteSize():
                     session = open_session(str(self.path), options, without=self._left_out)

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import onnx
+import onnxruntime as ort
 import pytest
 from onnx import TensorProto as T
 
@@ -15,6 +16,7 @@ from graphopt.equivalence import reference, runnable
 from graphopt.equivalence.power import make_perturbable
 from graphopt.equivalence.runnable import RunnableModel, open_runnable
 from graphopt.equivalence.tapped import TappedSession
+from graphopt.machine import sessions
 from graphopt.machine.sessions import CONVOLUTIONS, open_session
 from tests.equivalence.nets import model, node
 
@@ -70,6 +72,29 @@ def test_onnxruntime_copies_no_large_weights(monkeypatch: pytest.MonkeyPatch):
         opened.clear()
         found = graphopt.compare(made, made)
         assert found.status == "equal" and len(opened) >= 4 and all(entry == expected for entry in opened)
+
+
+def test_large_weights_in_half_precision_are_not_widened_together(monkeypatch: pytest.MonkeyPatch) -> None:
+    """onnxruntime's optimizations widen all of them at loading, and keep both."""
+    made = wide_product(256, 512, 256)
+    for info in (*made.graph.input, *made.graph.output):
+        info.type.tensor_type.elem_type = T.FLOAT16
+    for tensor in made.graph.initializer:
+        half = onnx.numpy_helper.to_array(tensor).astype(np.float16)
+        tensor.CopyFrom(onnx.numpy_helper.from_array(half, tensor.name))
+    levels = []
+
+    def recorded(source: Any, settings: Any, *, without: Any = ()) -> Any:
+        levels.append(settings.graph_optimization_level)
+        return open_session(source, settings, without=without)
+
+    monkeypatch.setattr(runnable, "open_session", recorded)
+    level = ort.GraphOptimizationLevel
+    assert graphopt.compare(made, made).status == "equal" and level.ORT_ENABLE_ALL in levels
+    levels.clear()
+    monkeypatch.setattr(runnable, "COPIED", 1 << 10)
+    monkeypatch.setattr(sessions, "PACKED", 1 << 12)
+    assert graphopt.compare(made, made).status == "equal" and {*levels} == {level.ORT_DISABLE_ALL}
 
 
 def test_sessions_hold_no_more_inner_values_than_are_compared(monkeypatch: pytest.MonkeyPatch):
