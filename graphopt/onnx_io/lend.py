@@ -45,7 +45,7 @@ class Lender:
     def __init__(self, *, packed: bool = True) -> None:
         """packed: lend also weights of fewer than 8 bits, which a session takes only from files."""
         self.lent: dict[str, Array] = {}
-        self._packed = packed
+        self._packed, self._rest = packed, _Overflow(HELD)
 
     def store(self, proto: onnx.TensorProto, constant: Constant, name: str) -> None:
         """Fill the proto of an initializer."""
@@ -56,7 +56,8 @@ class Lender:
             return
         describe_external(proto, constant, name)
         describe_lent(proto, constant.nbytes)
-        self.lent[name] = _elements(constant)
+        is_computed = constant.source is None and not constant.is_held
+        self.lent[name] = self._rest.kept(_elements(constant)) if is_computed else _elements(constant)
 
 
 def lent_emission(model: Model, *, packed: bool = True) -> Emission:

@@ -11,7 +11,7 @@ from onnx import numpy_helper
 from graphopt import onnx_io
 from graphopt.equivalence.runnable import RunnableModel, open_runnable, signature_of
 from graphopt.errors import OutputError
-from graphopt.ir import Constant, Value
+from graphopt.ir import Constant, DType, Value
 from graphopt.machine.sessions import IN_PLACE_SINCE, open_session
 from graphopt.machine.spool import Spool, place_of
 from graphopt.measure import latency, ort_session
@@ -131,6 +131,20 @@ def test_new_weights_beyond_what_is_held_lie_in_files(tmp_path, monkeypatch):
     session = RunnableModel(emitted.proto, None, tmp_path, emitted.lent).session(optimize=True)
     assert np.array_equal(session.run({"x": np.eye(600, dtype=np.float32)[:3]})["y"], 2 * weight[:3])
     assert np.array_equal(numpy_helper.to_array(emitted.whole().graph.initializer[0]), 2 * weight)
+
+
+def test_computed_weights_of_candidates_beyond_what_is_held_lie_in_files(tmp_path, monkeypatch):
+    weight = np.arange(600 * 600, dtype=np.float32).reshape(600, 600)
+    loaded = doubled(weight, tmp_path / "m.onnx")
+    (node,) = loaded.graph
+    computed = Constant(DType.FLOAT, weight.shape, lambda: 3 * weight)
+    monkeypatch.setattr(lend, "HELD", 0)
+    held = lend.lent_emission(loaded).lent["v"]
+    assert place_of(held) is None and held is node.inputs[1].constant.array()
+    loaded.graph.set_input(node, 1, Value(name="v", constant=computed))
+    assert not computed.is_held
+    found = lend.lent_emission(loaded).lent["v"]
+    assert place_of(found) is not None and np.array_equal(found, 3 * weight)
 
 
 def test_new_weights_stay_in_memory_where_no_file_can_be_written(tmp_path, monkeypatch):
