@@ -10,9 +10,8 @@ import numpy as np
 import onnx
 
 from ..ir import Array
-from ..onnx_io.parts.apart import put_back
 from ..ops import nested_graphs
-from .runnable import RunnableModel
+from .runnable import PACKED, RunnableModel
 
 _MAX_BYTES = 1 << 28
 """Weights above 256 MiB are not perturbed: each perturbation copies the tensor into the session."""
@@ -21,17 +20,13 @@ _AT_LEAST = 8
 _FLOAT_TYPES = (onnx.TensorProto.FLOAT, onnx.TensorProto.FLOAT16, onnx.TensorProto.DOUBLE)
 _INT_TYPES = (onnx.TensorProto.UINT8, onnx.TensorProto.INT8)
 
-PACKED = frozenset(("MatMulNBits", "MatMulBnb4", "GatherBlockQuantized", "QMoE"))
-"""Operators of onnxruntime that compute differently without constant weights: MatMulNBits then multiplies floats, while
-it packs constants to multiply 8-bit integers."""
-
 
 @dataclass(frozen=True, slots=True)
 class Weight:
-    """A weight tensor as an overridable input of a session: its name as an input, and its values in the model."""
+    """A weight tensor as an input of a session: its name and values, lent, or the input's default in the model."""
 
     name: str
-    tensor: onnx.TensorProto
+    values: onnx.TensorProto | Array
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,6 +35,11 @@ class Perturbable:
 
     proto: onnx.ModelProto
     weights: tuple[Weight, ...]
+
+    @property
+    def fed(self) -> dict[str, Array]:
+        """The lent weights, which have no default: a session would hold a copy of each."""
+        return {w.name: w.values for w in self.weights if not isinstance(w.values, onnx.TensorProto)}
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,11 +72,13 @@ def make_perturbable(model: RunnableModel, count: int) -> Perturbable | None:
     for number, place in enumerate(chosen):
         name = _lift(proto.graph, place, f"weight::{number}")
         tensor = next(t for t in proto.graph.initializer if t.name == name)
-        if name in model.lent:  # the default of an overridable input must be in the proto
-            put_back(tensor, model.lent[name])
         if name not in names:
             proto.graph.input.append(onnx.helper.make_tensor_value_info(name, tensor.data_type, list(tensor.dims)))
-        weights.append(Weight(name, tensor))
+        weights.append(Weight(name, model.lent.get(name, tensor)))
+    fed = model.lent.keys() & {weight.name for weight in weights}
+    for at in reversed(range(len(proto.graph.initializer))):
+        if proto.graph.initializer[at].name in fed:
+            del proto.graph.initializer[at]
     proto.ir_version = max(proto.ir_version, 4)
     return Perturbable(proto, tuple(weights))
 
@@ -167,12 +169,14 @@ def measure_power(
         if perturbed >= _AT_LEAST and late:
             break
         weight = perturbable.weights[turn % len(perturbable.weights)]
-        values = onnx.numpy_helper.to_array(weight.tensor, base)
+        given = weight.values
+        values = onnx.numpy_helper.to_array(given, base) if isinstance(given, onnx.TensorProto) else given
         changed = _perturbed(values, rng)
         if changed is None:
             continue
         perturbed += 1
         found = notices({weight.name: changed}, late)
+        del changed  # before the next copy is made
         noticed, is_least = noticed + found, is_least or (late and not found)
     return Power(noticed / perturbed if perturbed else None, perturbed, is_least)
 

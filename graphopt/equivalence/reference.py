@@ -108,7 +108,10 @@ def run_reference(
     scores = [s for s in options.scores if s in floats]
     if samples is None:
         samples = _samples(a, session, options, feeds, count, fits)
-    taps = _affordable(a, session, samples[0], [t for t in options.taps if t in floats], options, index)
+    taps, size = _affordable(a, session, samples[0], [t for t in options.taps if t in floats], options, index)
+    if size > _TAP_BYTES:  # a run holds all results of a session until it ends, also those that nobody reads
+        del session
+        session, perturbable = _plain_session(a, options, (*taps, *scores), perturbable)
     keep = frozenset(n for n, f in read_facts(a, index).items() if f.roles & {"index", "size", "length", "mask"})
     rng = np.random.default_rng(options.seed)
     reference = Reference(samples, [], [], tuple(taps), [], [], [])
@@ -145,7 +148,8 @@ def _plain_session(
     """The session without optimizations; without overridable weights where an operator requires constants."""
     if perturbable is not None:
         try:
-            session = a.session(optimize=False, threads=options.threads, taps=taps, edited=perturbable.proto)
+            edited, fed = perturbable.proto, perturbable.fed
+            session = a.session(optimize=False, threads=options.threads, taps=taps, edited=edited, fed=fed)
             return session, perturbable
         except ModelError:
             pass  # power stays unmeasured, which the comparison shows; the model itself is tried next
@@ -155,19 +159,24 @@ def _plain_session(
 def _affordable(
     a: RunnableModel, session: TappedSession, sample: Sample, taps: Sequence[str], options: ReferenceOptions,
     index: GraphIndex,
-) -> list[str]:  # fmt: skip
-    """Taps evenly spread over the model that fit the memory budget, by their shapes, or by a run if few are known."""
-    taps = _spread(taps, _TAPS)
+) -> tuple[list[str], int]:  # fmt: skip
+    """Taps evenly spread over the model that fit the memory budget, by their shapes, or by a run if few are known; and
+    the bytes that all of them would take."""
+    every, taps = len(taps), _spread(taps, _TAPS)
     if not taps or options.lock_step:
-        return list(taps)
+        return list(taps), 0
     shapes = Probe(a.proto, index).shapes({n: np.shape(v) for n, v in sample.feeds.items()})
     known = [4 * math.prod(shapes[t]) for t in taps if t in shapes]
     if 2 * len(known) > len(taps):
-        return _spread(taps, max(int(_TAP_BYTES / max(sum(known) / len(known), 1.0)), 1))
+        return _within_budget(taps, sum(known) / len(known), every)
     probe = _spread(taps, 5)  # input sizes predict nothing: attention squares them
     results = session.run(sample.feeds, probe)
-    mean = max(sum(results[p].nbytes for p in probe) / len(probe), 1.0)
-    return _spread(taps, max(int(_TAP_BYTES / mean), 1))
+    return _within_budget(taps, sum(results[p].nbytes for p in probe) / len(probe), every)
+
+
+def _within_budget(taps: Sequence[str], mean: float, every: int) -> tuple[list[str], int]:
+    """As many of the taps, of `mean` bytes each, as fit the budget, and the bytes of `every` one."""
+    return _spread(taps, max(int(_TAP_BYTES / max(mean, 1.0)), 1)), int(mean * every)
 
 
 def _spread(items: Sequence[str], count: int) -> list[str]:

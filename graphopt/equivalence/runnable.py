@@ -10,18 +10,18 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import onnx
-import onnxruntime as ort
 
 from ..errors import ModelError, OptionError, did_you_mean, one_line
 from ..ir import Array
 from ..ir import Model as IRModel
-from ..machine.sessions import ASLEEP, LARGE, open_session, session_options
-from ..onnx_io import is_large, to_proto
-from ..onnx_io.lend import Emission, WeightPool, lent_emission, on_disk
-from ..onnx_io.parts.apart import LENDABLE, with_lent
+from ..machine.sessions import ASLEEP, CONVOLUTIONS, FOLDING, LARGE, open_session, session_options, spare_memory
+from ..onnx_io import is_large
+from ..onnx_io.lend import WeightPool, lend_to, lent_emission, on_disk
+from ..onnx_io.parts.apart import LENDABLE, read_apart, with_lent
 from ..onnx_io.parts.cache_sizes import cache_sizes
-from ..onnx_io.pieces import open_large
+from ..onnx_io.pieces import is_blocked, open_large
 from ..onnx_io.source import is_onnx_ir
+from ..onnx_io.weights import half_bytes, nbytes
 from ..ops import initializers_of, type_proto
 from .onnx_graph import walk_nodes
 from .tapped import TappedSession
@@ -43,6 +43,19 @@ QUANTIZED_OPS = frozenset((
     "QuantizeLinear", "DynamicQuantizeLinear", "MatMulInteger", "ConvInteger", "QLinearConv", "QLinearMatMul",
     "MatMulIntegerToFloat", "DynamicQuantizeMatMul", "QAttention", "QGemm", "QEmbedLayerNormalization",
 ))  # fmt: skip
+
+PACKED = frozenset(("MatMulNBits", "MatMulBnb4", "GatherBlockQuantized", "QMoE"))
+"""Operators of onnxruntime that compute differently without constant weights: MatMulNBits then multiplies floats, while
+it packs constants to multiply 8-bit integers."""
+
+PACKABLE = 1 << 26
+"""Bytes of weights, 64 MiB, above which sessions of a comparison do not pack them: packed copies serve many runs, and
+take as much memory as the model. A comparison of LSTMs of 400 MB takes 2.9 s without and 5.0 s with packing:
+`python -m tests.bench.bounds --kinds recurrent --forms compared`."""
+
+COPIED = 1 << 28
+"""Bytes of convolutions' weights, 256 MiB, above which onnxruntime's optimizers do not copy them, up to twice; and half
+of the bytes of all weights above which it folds no constants. Together with other copies they stay below 1 GB."""
 
 _IN_FLOAT, _IN_CODES = 1, 4
 """accuracy_level of MatMulNBits: float32; the other operand rounded to 8 bits."""
@@ -97,6 +110,22 @@ class RunnableModel:
     def _outside(self) -> int:
         return self.external_bytes + sum(array.nbytes for array in self.lent.values())
 
+    @property
+    def _needs_packing(self) -> bool:
+        """Whether an operator computes differently, or unpacks a weight in each run, where it did not pack it."""
+        return any(node.op_type in PACKED or is_blocked(node) for node in walk_nodes(self.proto))
+
+    @property
+    def _left_out(self) -> tuple[str, ...]:
+        """onnxruntime's optimizers that would copy more weights than `COPIED` bytes."""
+        if self._outside <= COPIED:
+            return ()
+        sizes = {tensor.name: nbytes(tensor) for tensor in self.proto.graph.initializer}
+        read = {name for node in self.proto.graph.node if node.op_type == "Conv" for name in node.input}
+        in_convolutions = sum(size for name, size in sizes.items() if name in read)
+        folding = FOLDING if self._outside > 2 * COPIED else ()
+        return (*folding, *(CONVOLUTIONS if in_convolutions > COPIED else ()))
+
     def in_runtime(self, runtime: str) -> RunnableModel:
         """The same model in another runtime. OptionError for a runtime not in `RUNTIMES`."""
         if runtime not in RUNTIMES:
@@ -120,16 +149,18 @@ class RunnableModel:
         threads: int | None = None,
         taps: Iterable[str] = (),
         edited: onnx.ModelProto | None = None,
+        fed: Mapping[str, Array] | None = None,
         strict: bool = False,
         precise: bool = True,
         prepack: bool = True,
     ) -> TappedSession:
         """An onnxruntime CPU session with all optimizations or with none; or a torch session, without this distinction.
 
-        `taps` are inner values to return beside the outputs; `edited` runs an edited copy in place of the model.
-        strict: do not fall back to loading without optimizations. precise: 8-bit products that never saturate, if
-        onnxruntime can load the model this way. prepack: weights are packed for many runs. Raises ModelError, one line,
-        when onnxruntime refuses the model; Unsupported when torch lacks an operator, OptionError without torch.
+        `taps` are inner values to return beside the outputs; `edited` runs an edited copy in place of the model, and
+        each run of it also feeds `fed`, by input name. strict: do not fall back to loading without optimizations.
+        precise: 8-bit products that never saturate, if onnxruntime can load the model this way. prepack: weights of up
+        to `PACKABLE` bytes are packed for many runs. Raises ModelError, one line, when onnxruntime refuses the model;
+        Unsupported when torch lacks an operator, OptionError without torch.
         """
         proto, lends = self.proto if edited is None else edited, self.lent
         if self.runtime == "torch":
@@ -141,29 +172,31 @@ class RunnableModel:
         settings = partial(session_options, threads=threads, optimize=optimize, entries=entries)
         taps = tuple(taps)
         addition, casts = self._addition(taps)
-        lent = {} if self.is_large else _lent_to(proto, lends)
+        held: object = ()
         try:
             if self.is_large:
                 proto.MergeFrom(addition)
                 session = open_large(proto, lends, folder, settings, self._outside)
             else:
                 options = settings(folder=folder)
-                if not prepack:
+                if not prepack or (self._outside > PACKABLE and not self._needs_packing):
                     options.add_session_config_entry("session.disable_prepacking", "1")
-                if len(addition.graph.output) > len(casts):  # are in no memory pattern: a second arena would be useless
-                    options.enable_mem_pattern = False
-                if lent:
-                    options.add_external_initializers([*lent], [*lent.values()])
+                if len(addition.graph.output) > len(casts):  # results that are kept would keep all of an arena
+                    options.enable_mem_pattern = options.enable_cpu_mem_arena = False
+                if half_bytes(self.proto) > COPIED:  # onnxruntime would widen all of them at loading
+                    spare_memory(options, self._outside, half_bytes(self.proto))
+                held = lend_to(options, proto, lends)
                 if edited is None and self.path is not None and not self.lent and not addition.ByteSize():
-                    session = open_session(str(self.path), options)
+                    session = open_session(str(self.path), options, without=self._left_out)
                 else:
                     # Serialized messages merge when concatenated: outputs are appended without copying weights.
-                    session = open_session(proto.SerializeToString() + addition.SerializeToString(), options)
+                    made = proto.SerializeToString() + addition.SerializeToString()
+                    session = open_session(made, options, without=self._left_out)
         except Exception:  # also of versions that take no lent weights
-            puts_back = bool(lent) and not self.is_large
+            puts_back = bool(lends) and not self.is_large
             model = self.whole() if puts_back else self
             whole = with_lent(edited, self.lent) if puts_back and edited is not None else edited
-            again = partial(model.session, threads=threads, taps=taps, edited=whole, strict=strict)
+            again = partial(model.session, threads=threads, taps=taps, edited=whole, fed=fed, strict=strict)
             if puts_back:
                 return again(optimize=optimize, precise=precise)
             if precise and self.is_dequantized and (strict or not (optimize and self.is_quantized)):
@@ -171,7 +204,7 @@ class RunnableModel:
             if optimize and not strict:
                 return again(optimize=False)
             raise
-        return TappedSession(session, self.outputs, casts, {**lent, **self.lent})
+        return TappedSession(session, self.outputs, casts, (held, self.lent), fed or {})
 
     def _addition(self, taps: Iterable[str]) -> tuple[onnx.ModelProto, dict[str, str]]:
         """The proto that sessions append to the model: outputs of taps, casts of results to float; casts by name."""
@@ -194,7 +227,7 @@ class RunnableModel:
         whole.CopyFrom(with_lent(proto, self.lent) if self.lent else proto)
         whole.MergeFrom(addition)
         session = TorchSession(load(whole, folder=str(self.folder or "")))
-        return TappedSession(session, self.outputs, casts, {})
+        return TappedSession(session, self.outputs, casts)
 
     def with_unrounded_products(self) -> RunnableModel:
         """The same model without rounding of the other operand to 8 bits in products with stored weights, which leaves
@@ -213,16 +246,9 @@ class RunnableModel:
         """
         if self.runtime == "torch":
             return self
-        proto, lent = (pool or WeightPool()).lend(self.proto)
-        if not lent or self.lent:
-            return self
-        return RunnableModel(proto, self.path, self.folder, lent, self.scratch)
-
-
-def _lent_to(proto: onnx.ModelProto, lent: Mapping[str, Array]) -> dict[str, ort.OrtValue]:
-    """The lent weights that a proto does not hold: an edited copy may hold some of them."""
-    outside = {t.name for t in proto.graph.initializer if t.data_location == onnx.TensorProto.EXTERNAL} if lent else ()
-    return {name: ort.OrtValue.ortvalue_from_numpy(array) for name, array in lent.items() if name in outside}
+        pool = pool or WeightPool()
+        proto, lent = (self.proto, pool.adopt(self.lent)) if self.lent else pool.lend(self.proto)
+        return RunnableModel(proto, self.path, self.folder, lent, self.scratch) if lent else self
 
 
 def open_runnable(
@@ -241,7 +267,7 @@ def open_runnable(
     if isinstance(model, onnx.ModelProto):
         return RunnableModel(model, None, folder)
     if isinstance(model, IRModel):
-        emitted = lent_emission(model) if is_large(model) else Emission(to_proto(model))
+        emitted = lent_emission(model, packed=is_large(model))
         return RunnableModel(emitted.proto, None, folder_of(model) or folder, emitted.lent)
     if is_onnx_ir(model):
         return _open_onnx_ir(model, folder)
@@ -268,6 +294,9 @@ def folder_of(model: IRModel) -> Path | None:
 def _open_path(path: Path, label: str) -> RunnableModel:
     if not path.is_file():
         raise ModelError(f"{label}: {path} is {'a directory' if path.is_dir() else 'not there'}")
+    apart = read_apart(str(path))
+    if apart is not None:
+        return RunnableModel(apart[0], path, path.resolve().parent, apart[1])
     try:
         blob = path.read_bytes()
     except OSError as error:

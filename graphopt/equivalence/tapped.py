@@ -14,6 +14,7 @@ import onnx
 import onnxruntime as ort
 
 from ..errors import ModelError, Unsupported, one_line
+from ..ir import Array
 from .value_info import ValueInfo
 
 _ONNX_OF = {
@@ -87,13 +88,14 @@ class TappedSession:
     """A session of onnxruntime, or of torch with the same API, whose results include inner values on request.
 
     casts: outputs read through a Cast, with the name of its result. lent: weights that must live as long as the
-    session.
+    session. fed: inputs of every run that its feeds do not name.
     """
 
     def __init__(
-        self, session: Any, outputs: Sequence[ValueInfo], casts: Mapping[str, str], lent: Mapping[str, Any]
-    ) -> None:
-        self.session, self._lent = session, lent
+        self, session: Any, outputs: Sequence[ValueInfo], casts: Mapping[str, str], lent: object = (),
+        fed: Mapping[str, Array] | None = None,
+    ) -> None:  # fmt: skip
+        self.session, self._lent, self._fed = session, lent, fed or {}
         self.names = [p.name for p in outputs]
         self._casts = casts
 
@@ -112,7 +114,7 @@ class TappedSession:
         options = ort.RunOptions()
         try:
             with budget.watching(options) if budget is not None else nullcontext():
-                results = self._run(fetch, feeds, options)
+                results = self._run(fetch, {**self._fed, **feeds}, options)
         except Unsupported:
             raise
         except Exception as error:

@@ -63,6 +63,11 @@ class Constant:
         return Constant.of, (self.array(), self.dtype)  # another process gets the elements, not the file
 
     @property
+    def is_held(self) -> bool:
+        """Whether the elements are in memory: others are computed or mapped when they are read."""
+        return self._array is not None or (self._shared is not None and self._shared() is not None)
+
+    @property
     def type(self) -> TensorType:
         """The type of the value that holds this constant."""
         return TensorType(self.dtype, self.shape)

@@ -2,20 +2,34 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import TYPE_CHECKING
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
 
 from ..errors import ModelError, one_line
 
 if TYPE_CHECKING:
     import onnxruntime
 
+_IN_PLACE = "session.use_external_initializer_file_buffers_directly"
+"""The configuration entry with which external files that are given as arrays are read in place, not copied."""
+IN_PLACE_SINCE = (1, 32)
+"""The version of onnxruntime that knows the entry; earlier ones ignore it without a word."""
 EXTERNAL_FOLDER = "session.model_external_initializers_file_folder_path"
 """The configuration entry that names the folder of external weights for a model given as bytes."""
 LARGE = 1 << 30
 """Bytes of weights, 1 GiB, from which a model is large: its weights stay in mapped files, and no session packs or
 converts copies of them. Half of protobuf's limit, so that copies of smaller models fit."""
 
+
+FOLDING = ("ConstantFolding",)
+"""The optimizer of onnxruntime that computes constants at loading; without it, weights in half precision are converted
+node by node as they are read, and no copies are kept."""
+CONVOLUTIONS = ("NchwcTransformer", "ConvBNFusion", "ConvMulFusion")
+"""The optimizers of onnxruntime that store weights of convolutions anew: in blocks of channels, or scaled. Two copies
+of all such weights are in memory for a while, and one as long as the session."""
 
 PACKED = 5 << 28
 """Bytes of weights that a session of a large model may pack, a copy in memory: 1.25 GiB, so that the total stays below
@@ -70,17 +84,39 @@ def spare_memory(settings: onnxruntime.SessionOptions, weights: int, halves: int
     settings.execution_order = onnxruntime.ExecutionOrder.PRIORITY_BASED  # each DequantizeLinear before its reader
 
 
-def open_session(
-    source: str | bytes, settings: onnxruntime.SessionOptions, *, folds: bool = True
-) -> onnxruntime.InferenceSession:
-    """A session on the CPU from the path of a model or its serialized bytes. ModelError if it cannot be opened.
+def borrow(
+    settings: onnxruntime.SessionOptions, weights: Mapping[str, npt.NDArray[Any]], location: str | None
+) -> object:
+    """Let a session read external weights from these arrays. The result must live as long as the session.
 
-    folds: onnxruntime folds constants at loading; without, weights in half precision are converted node by node as they
-    are read, and no copies are kept.
+    location: the weights' locations are this text and their names, and no other data are external: onnxruntime then
+    reads the arrays where they lie, else it copies them.
     """
     import onnxruntime
 
-    more = {} if folds else {"disabled_optimizers": ["ConstantFolding"]}
+    known = tuple(int(part) for part in onnxruntime.__version__.split(".")[:2]) >= IN_PLACE_SINCE
+    if location is not None and weights and known:
+        settings.add_session_config_entry(_IN_PLACE, "1")
+        buffers = {location + name: array.reshape(-1).view(np.uint8) for name, array in weights.items()}
+        sizes = [buffer.nbytes for buffer in buffers.values()]
+        settings.add_external_initializers_from_files_in_memory([*buffers], [*buffers.values()], sizes)
+        return buffers
+    values = {name: onnxruntime.OrtValue.ortvalue_from_numpy(array) for name, array in weights.items()}
+    if values:
+        settings.add_external_initializers([*values], [*values.values()])
+    return values
+
+
+def open_session(
+    source: str | bytes, settings: onnxruntime.SessionOptions, *, without: Sequence[str] = ()
+) -> onnxruntime.InferenceSession:
+    """A session on the CPU from the path of a model or its serialized bytes. ModelError if it cannot be opened.
+
+    without: onnxruntime's optimizers to leave out, such as `FOLDING`.
+    """
+    import onnxruntime
+
+    more = {"disabled_optimizers": [*without]} if without else {}
     try:
         return onnxruntime.InferenceSession(source, settings, providers=["CPUExecutionProvider"], **more)
     except Exception as error:  # onnxruntime's exceptions share no base class

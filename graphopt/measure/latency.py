@@ -144,16 +144,12 @@ def open_ort_session(
 
 def _open_lent(model: Model, settings: onnxruntime.SessionOptions) -> onnxruntime.InferenceSession:
     """A session that reads weights in place in this process; in a serialized model they would be copied four times."""
-    import onnxruntime
-
-    from ..onnx_io.lend import lent_emission
+    from ..onnx_io.lend import lend_to, lent_emission
 
     emitted = lent_emission(model, packed=False)
-    lent = {name: onnxruntime.OrtValue.ortvalue_from_numpy(array) for name, array in emitted.lent.items()}
-    if lent:
-        settings.add_external_initializers([*lent], [*lent.values()])
+    held = lend_to(settings, emitted.proto, emitted.lent)
     session = open_session(emitted.proto.SerializeToString(), settings)
-    session.lent = lent, emitted.lent  # they must live as long as the session does
+    session.lent = held, emitted.lent  # they must live as long as the session does
     return session
 
 

@@ -4,24 +4,33 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from math import prod
+from typing import TYPE_CHECKING
 
 import numpy as np
 import onnx
 
-from ..errors import ModelError
+from ..errors import ModelError, OutputError
 from ..ir import Array, Constant, DType, Model, Node, Value, clone_model
-from ..machine.spool import place_of
+from ..machine.sessions import borrow
+from ..machine.spool import Spool, place_of
 from ..ops import initializers_of
 from .emit import Emitter, to_proto
-from .parts.apart import ELEMENTS, LENDABLE, WORTH, describe_lent, with_lent
+from .parts.apart import ELEMENTS, LENDABLE, LOCATION, WORTH, describe_lent, with_lent
 from .parts.extras import ModelExtras
 from .parts.tensors import PackedSource, ProtoSource, describe_external, external_source, write_tensor
 from .weights import is_large
 
+if TYPE_CHECKING:
+    import onnxruntime
+
 PROTO_LIMIT = (1 << 31) - (1 << 24)
 """Bytes of weights that a protobuf may hold: its 2 GiB, less room for the structure."""
+HELD = 1 << 28
+"""Bytes of new weights, 256 MiB, that an emission holds in memory: with as much for a comparison's own they leave half
+of 1 GB free."""
 LEAST = 1 << 10
 """Bytes of the smallest lent tensor; smaller ones are shapes and scalars, which shape inference reads."""
 
@@ -36,7 +45,7 @@ class Lender:
     def __init__(self, *, packed: bool = True) -> None:
         """packed: lend also weights of fewer than 8 bits, which a session takes only from files."""
         self.lent: dict[str, Array] = {}
-        self._packed = packed
+        self._packed, self._rest = packed, _Overflow(HELD)
 
     def store(self, proto: onnx.TensorProto, constant: Constant, name: str) -> None:
         """Fill the proto of an initializer."""
@@ -47,7 +56,8 @@ class Lender:
             return
         describe_external(proto, constant, name)
         describe_lent(proto, constant.nbytes)
-        self.lent[name] = _elements(constant)
+        is_computed = constant.source is None and not constant.is_held
+        self.lent[name] = self._rest.kept(_elements(constant)) if is_computed else _elements(constant)
 
 
 def lent_emission(model: Model, *, packed: bool = True) -> Emission:
@@ -78,6 +88,18 @@ def _half_of(value: Value | None) -> Constant | None:
     """The float16 constant on disk behind a widened constant value; None for any other value."""
     half = None if value is None or value.constant is None else value.constant.half
     return None if half is None or external_source(half) is None else half
+
+
+def lend_to(settings: onnxruntime.SessionOptions, proto: onnx.ModelProto, lent: Mapping[str, Array]) -> object:
+    """Let a session with these settings read the lent weights that the proto only describes. The result must live as
+    long as the session."""
+    outside = sum(t.data_location == onnx.TensorProto.EXTERNAL for t in initializers_of(proto.graph))
+    taken = {
+        t.name: lent[t.name]
+        for t in proto.graph.initializer
+        if t.data_location == onnx.TensorProto.EXTERNAL and t.name in lent
+    }
+    return borrow(settings, taken, LOCATION if len(taken) == outside else None)
 
 
 def on_disk(
@@ -123,11 +145,11 @@ class Emission:
 
 def emission(model: Model) -> Emission:
     """The model as ONNX; weights read apart (`read_apart`), and new weights of such a model or of a large one, stay
-    outside the proto."""
+    outside the proto, new ones of more than `HELD` bytes in temporary files."""
     source = lifted_from(model)
     if not is_large(model) and (source is None or not source.lent):
         return Emission(to_proto(model))
-    lent: dict[str, Array] = {}
+    lent, rest = dict[str, Array](), _Overflow(HELD)
 
     def store(proto: onnx.TensorProto, constant: Constant, name: str) -> None:
         array = _lendable_array(constant)
@@ -136,9 +158,25 @@ def emission(model: Model) -> Emission:
             return
         describe_external(proto, constant, name)
         describe_lent(proto, array.nbytes)
-        lent[name] = array
+        lent[name] = array if isinstance(constant.source, ProtoSource) else rest.kept(array)
 
     return Emission(Emitter(model, store=store, store_inside=write_tensor).model(), lent)
+
+
+class _Overflow:
+    """Arrays of which the first `room` bytes stay in memory, and the rest in files, where the disk takes it."""
+
+    def __init__(self, room: int) -> None:
+        self._room, self._spool = room, Spool()
+
+    def kept(self, array: Array) -> Array:
+        """The array, or a read-only copy of it in a file."""
+        self._room -= array.nbytes
+        if self._room >= 0 or place_of(array) is not None:
+            return array
+        with suppress(OutputError):
+            return self._spool.keep(array)
+        return array
 
 
 def lifted_from(model: Model) -> Emission | None:

@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any
 import onnx
 
 from ..ir import Array
-from ..machine.sessions import EXTERNAL_FOLDER, PACKED, open_session, spare_memory
+from ..machine.sessions import EXTERNAL_FOLDER, FOLDING, PACKED, open_session, spare_memory
+from .lend import lend_to
 from .parts.order import in_order, reads
 from .weights import half_bytes, nbytes
 
@@ -35,7 +36,7 @@ def open_large(
     dequantizes a whole weight in each run, which takes 50 times as long for a few rows.
     """
     opened = partial(_opened, lent=lent, folder=folder, settings=settings, halves=half_bytes(proto))
-    are_packed = any(node.op_type == "MatMulNBits" or _is_blocked(node) for node in proto.graph.node)
+    are_packed = any(node.op_type == "MatMulNBits" or is_blocked(node) for node in proto.graph.node)
     is_cut = weights > PACKED and are_packed and not settings().enable_profiling  # a profile is of one session
     pieces = cut(proto, PACKED) if is_cut else []
     if len(pieces) < 2:
@@ -102,20 +103,12 @@ def _opened(
     settings: Callable[[], onnxruntime.SessionOptions], halves: int,
 ) -> onnxruntime.InferenceSession:  # fmt: skip
     """A session of a large model or of a piece of it."""
-    import onnxruntime
-
     made = settings()
     made.add_session_config_entry(EXTERNAL_FOLDER, folder)
     spare_memory(made, weights, halves)
-    values = {
-        tensor.name: onnxruntime.OrtValue.ortvalue_from_numpy(lent[tensor.name])
-        for tensor in proto.graph.initializer
-        if tensor.name in lent and tensor.data_location == onnx.TensorProto.EXTERNAL
-    }
-    if values:
-        made.add_external_initializers([*values], [*values.values()])
-    session = open_session(proto.SerializeToString(), made, folds=False)
-    session.lent = values, lent  # they must live as long as the session does
+    held = lend_to(made, proto, lent)
+    session = open_session(proto.SerializeToString(), made, without=FOLDING)
+    session.lent = held, lent  # they must live as long as the session does
     return session
 
 
@@ -169,7 +162,7 @@ def _piece(proto: onnx.ModelProto, nodes: Sequence[onnx.NodeProto], stored: Coll
     return piece
 
 
-def _is_blocked(node: onnx.NodeProto) -> bool:
+def is_blocked(node: onnx.NodeProto) -> bool:
     """Whether onnxruntime may make a DequantizeLinear and its reader one product."""
     return node.op_type == "DequantizeLinear" and any(a.name == "block_size" and a.i for a in node.attribute)
 

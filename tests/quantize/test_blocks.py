@@ -9,6 +9,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 import graphopt
 from graphopt import onnx_io
+from graphopt.compress.layers import moments as moments_of_layers
 from graphopt.compress.layers.linear import Linear
 from graphopt.compress.layers.moments import InputMoments, gather
 from graphopt.errors import Declined, OptionError
@@ -234,6 +235,39 @@ def test_one_large_input_does_not_drown_the_others(seed):
         return objective(error[:, others], among)
 
     assert lost(30.0) < 3 * lost(1.0)  # 5.6 to 8.2 times where what is added follows the mean variance
+
+
+def test_wide_layers_are_gathered_apart_and_hold_no_sums_beside_their_covariance(monkeypatch):
+    """Rounding 5,760 inputs takes six matrices of 0.1 GB: others are gathered later, and sums end with their use."""
+    rng = np.random.default_rng(0)
+    weights = {name: rng.standard_normal((6, 6)).astype(np.float32) for name in ("q", "k", "p")}
+    model = onnx_io.load(
+        parse(
+            """<ir_version: 8, opset_import: ["" : 17]> net (float[N,6] x) => (float[N,6] z)
+            <float[6,6] q, float[6,6] k, float[6,6] p> { a = MatMul(x, q) b = MatMul(a, k) z = MatMul(b, p) }""",
+            **weights,
+        )
+    )
+    layers = [(n.inputs[0], Linear(n, n.inputs[1].constant, None, 1, 1)) for n in model.graph if n.op == "MatMul"]
+    seen, passes = rng.standard_normal((9, 6)).astype(np.float32), []
+
+    def data():
+        passes.append(1)
+        return [({"x": seen}, 1)]
+
+    size = 4 * 6 * 6
+    for together, expected in ((1 << 30, 1), (8 * size, 2), (7 * size, 3)):
+        monkeypatch.setattr(moments_of_layers, "TOGETHER", together)
+        monkeypatch.setattr(moments_of_layers, "BUDGET", 4 * size)
+        passes.clear()
+        for (_, moments), expected_input in zip(
+            gather(model, layers, data, seed=0), (seen, seen @ weights["q"], seen @ weights["q"] @ weights["k"])
+        ):
+            covariance = moments.covariance_of(0, centred=True)
+            assert np.shares_memory(covariance, moments.second)
+            wanted = np.cov(expected_input.astype(np.float64).T, bias=True)
+            np.testing.assert_allclose(covariance, wanted, rtol=1e-3, atol=1e-3)
+        assert len(passes) == expected
 
 
 def test_moments_count_feeds_as_often_as_told_and_products_of_one_input_share_them():

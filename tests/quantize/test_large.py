@@ -98,7 +98,7 @@ def test_codes_of_4_bits_lie_on_disk(source: Path, tmp_path: Path, monkeypatch: 
     seen: list[lend.Emission] = []
     for module, name in ((runnable, "lent_emission"), (onnx_io, "emission")):
         made = getattr(module, name)
-        monkeypatch.setattr(module, name, lambda model, made=made: seen.append(made(model)) or seen[-1])
+        monkeypatch.setattr(module, name, lambda model, made=made, **more: seen.append(made(model, **more)) or seen[-1])
     graphopt.optimize(source, tmp_path / "out.onnx", **OPTIONS["int4 portable"])
     packed = [
         (tensor, emitted.lent)

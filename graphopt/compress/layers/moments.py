@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -15,6 +16,11 @@ from .linear import PRODUCTS, Linear
 BUDGET = 3 << 28
 """Bytes of second moments gathered in one pass over the data; more layers take more passes. A bound on memory, not
 tuned; `python -m tests.bench.quantize_time` shows the cost of passes."""
+WORKING = 6
+"""Matrices of the size of a layer's second moments that rounding takes at once: its covariance, with more on the
+diagonal, a factor in single and in double precision, and those that are gathered for the next layer."""
+TOGETHER = 7 << 27
+"""Bytes of gathered moments and of these matrices, where a quarter of `BUDGET` for moments leaves room: 0.9 GiB."""
 ENOUGH = 2
 """Patches gathered for each unknown of a layer: with fewer than one, second moments are singular. The factor is a
 choice; `python -m tests.bench.zoo_int8` shows its effect on accuracy, `tests.bench.quantize_time` on time."""
@@ -25,7 +31,8 @@ class InputMoments:
     """Sums over a layer's patches x: their number, Σ (x − c) [G, K] and Σ (x − c)(x − c)ᵀ [G, K, K], in float32.
 
     The centre c [G, K] is the mean of the first patches: without it, float32 would lose small variations beside a large
-    mean, and with them the positive definiteness that rounding needs. `NormalEquations` sums about zero, in float64:
+    mean, and with them the positive definiteness that rounding needs. is_spent: no other layer reads these moments, so
+    that each covariance takes the place of its sums. `NormalEquations` sums about zero, in float64:
     sums rounded otherwise give other weights, so the two share patches and `gram`, not their sums.
     """
 
@@ -33,6 +40,7 @@ class InputMoments:
     first: Array
     second: Array
     centre: Array | None = None
+    is_spent: bool = False
 
     @classmethod
     def empty(cls, linear: Linear) -> InputMoments:
@@ -53,7 +61,8 @@ class InputMoments:
         patches = patches - self.centre[:, None]
         self.count += times * patches.shape[1]
         self.first += times * patches.sum(axis=1)
-        self.second += times * gram(patches)
+        products = gram(patches)
+        self.second += products if times == 1 else times * products
 
     @property
     def mean(self) -> Array:
@@ -66,7 +75,8 @@ class InputMoments:
 
         centred: False where no bias can correct the mean; then E[x xᵀ].
         """
-        covariance: Array = self.second[group] / np.float32(max(self.count, 1))
+        sums = self.second[group]
+        covariance: Array = np.divide(sums, np.float32(max(self.count, 1)), out=sums if self.is_spent else None)
         offset = self.first[group] / np.float32(max(self.count, 1))
         covariance -= offset[:, None] * offset
         if not centred:
@@ -100,7 +110,9 @@ def gather(
     feeds: with the number of times that each counts. enough: patches for each unknown, and for 1,024 unknowns where a
     layer has fewer; an eighth of them from a sample at most. Products of one input share its moments.
     """
-    for part in portions(layers, lambda item: moment_bytes(item[1]), BUDGET):
+    widest = max((moment_bytes(linear) for _, linear in layers), default=0)
+    room = max(min(BUDGET, TOGETHER - WORKING * widest), BUDGET // 4)
+    for part in portions(layers, lambda item: moment_bytes(item[1]), room):
         readers = {_patches_of(value, linear): (value, linear) for value, linear in part}
         moments_of = {key: InputMoments.empty(linear) for key, (_, linear) in readers.items()}
         needs = {key: enough * max(1024, linear.depth) for key, (_, linear) in readers.items()}
@@ -119,8 +131,11 @@ def gather(
                     moments.add(linear.patches(arrays[value], needs[key] // 8, rng), *times)
             if all(moments.count >= needs[key] for key, moments in moments_of.items()):
                 break
+        readings = Counter(_patches_of(value, linear) for value, linear in part)
         for value, linear in part:
-            yield linear, moments_of[_patches_of(value, linear)]
+            key = _patches_of(value, linear)
+            moments_of[key].is_spent = readings[key] == 1
+            yield linear, moments_of.pop(key) if readings[key] == 1 else moments_of[key]
 
 
 def _patches_of(value: Value, linear: Linear) -> object:

@@ -27,8 +27,9 @@ ELEMENTS = 4096
 """Elements of the largest tensor that always stays in a proto: shapes and bounds, which are read there."""
 LENDABLE = frozenset((DType.FLOAT, DType.FLOAT16, DType.DOUBLE, DType.INT8, DType.UINT8))
 """Element types that a session takes from memory."""
-LOCATION = "lent"
-"""The external-data location that marks a tensor as lent, with its data in memory."""
+LOCATION = "lent/"
+"""The beginning of the external-data location that marks a tensor as lent, with its data in memory; its name follows,
+so that a session tells the weights apart."""
 
 _KNOWN = frozenset(onnx.TensorProto.DESCRIPTOR.fields_by_number)
 
@@ -49,9 +50,9 @@ def read_apart(path: str) -> tuple[onnx.ModelProto, dict[str, Array]] | None:
 
 
 def describe_lent(tensor: onnx.TensorProto, size: int) -> None:
-    """Mark a tensor as lent, with `size` bytes of data in memory."""
+    """Mark a tensor, named already, as lent, with `size` bytes of data in memory."""
     tensor.data_location = onnx.TensorProto.EXTERNAL
-    for key, value in (("location", LOCATION), ("length", size)):
+    for key, value in (("location", LOCATION + tensor.name), ("length", size)):
         tensor.external_data.add(key=key, value=str(value))
 
 

@@ -9,7 +9,7 @@ import numpy as np
 
 from ....ir import Array
 from .grids import nonzero_scales
-from .rounding import best_codes, damping, descend, nearest
+from .rounding import best_codes, damping, descend, nearest, ridged
 from .single_rows import damped, descended, nearest_plane, row_costs
 
 SHARES = np.linspace(1.0, 0.3, 29)
@@ -47,7 +47,7 @@ def _single_rows(weight: Array, covariances: Array, bits: int) -> tuple[Array, A
 
 def narrow_codes(weight: Array, covariance: Array, bits: int) -> tuple[Array, Array]:
     """Codes int8 [N, K] and scale f32 [N] of rows f32 [N, K] that cost least by C [K, K], one scale a row."""
-    damped = covariance + np.eye(len(covariance), dtype=np.float32) * damping(covariance)
+    damped = ridged(covariance, damping(covariance))
     scale, low, high = _start(weight, np.diagonal(damped), bits)
     best: tuple[Array, Array] | None = None
     least = np.full(len(weight), np.inf)

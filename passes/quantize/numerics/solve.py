@@ -24,6 +24,7 @@ from .rounding import (
     nearest,
     nearest_codes,
     objective,
+    ridged,
     spread_codes,
 )
 from .single_rows import single_row_codes
@@ -174,8 +175,8 @@ def _solve_blocks(
     counted, share, signal = matrix, 0.0, sum(objective(weight[part], matrix) for part in parts)
     if is_read:  # J is then the error of the products, and of the rows themselves in proportion
         share = TABLE_SHARE * signal / max(_squares(weight), LEAST)
-        counted = matrix + np.eye(depth, dtype=np.float32) * np.float32(share)
-    counted = counted + np.eye(depth, dtype=np.float32) * _unseen(counted)
+        counted = ridged(matrix, np.float32(share))
+    counted = ridged(counted, _unseen(counted))
     grid = best_grid(weight, np.diagonal(counted), width, block)
     plain = np.concatenate([plain_scale(weight[part], width, block) for part in parts])
     before = limit = 0.0
