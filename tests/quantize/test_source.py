@@ -140,7 +140,7 @@ BAD = {
     ),
     "no mapping": ([[1, 2]], "calibration: each sample is a dict of arrays"),
     "no data": (7, "calibration: expected a reader"),
-    "no file": ("missing.npz", "calibration: missing.npz is no readable"),
+    "no file": ("missing.npz", "calibration: missing.npz is not there"),
 }
 
 
