@@ -5,8 +5,8 @@ after 128 and after 1,000 others in onnxruntime: of the file with caches that it
 behind the pass share-caches with one buffer bound to past and present. `--genai`: beside them a folder of
 onnxruntime-genai, its file in the same onnxruntime with shared buffers, and its own loop where it is installed. Each
 writes what it finds likeliest. One thread, the process's CPU time, interleaved; the ratios are the first one's time by
-each other's. Sessions of one file differ by a tenth as long as they live: each round opens all anew, and the ratios are
-means over the rounds, with the least and the greatest.
+each other's. Sessions of one file differ by a tenth as long as they live: each round opens all anew, another one first,
+and the ratios are means over the rounds, with the least and the greatest.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import argparse
 import json
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
@@ -96,22 +96,26 @@ def _step(session: onnxruntime.InferenceSession, tokens: np.ndarray, length: int
     return {given.name: fed[given.name] for given in session.get_inputs() if given.name in fed}
 
 
-def race(path: Path, model: bytes, folder: Path | None, past: int) -> dict[str, tuple[float, float]]:
-    """Seconds of a token after `past` others and the ratio to the first of each form, in sessions opened anew."""
+def race(path: Path, model: bytes, folder: Path | None, past: int, turn: int) -> dict[str, tuple[float, float]]:
+    """Seconds of a token after `past` others and the ratio to the first of each form, in sessions opened anew, another
+    one first in each turn."""
     prompt, longest = np.random.default_rng(0).integers(5, 999, past), past + _TOKENS + 10
-    forms = {
-        "copied": grown(ort_session(str(path)), prompt),
-        "shared": shared(ort_session(model), prompt, longest),
-    }  # fmt: skip
+    forms: dict[str, Callable[[], Iterator[int]]] = {
+        "copied": lambda: grown(ort_session(str(path)), prompt),
+        "shared": lambda: shared(ort_session(model), prompt, longest),
+    }
     if folder is not None:
         decoder = json.loads((folder / "genai_config.json").read_text())["model"]["decoder"]
-        session = ort_session(str(folder / decoder["filename"]))
-        forms = {"genai's file": shared(session, prompt, longest, decoder["head_size"]), **forms}
+        file, size = str(folder / decoder["filename"]), decoder["head_size"]
+        forms = {"genai's file": lambda: shared(ort_session(file), prompt, longest, size), **forms}
         if find_spec("onnxruntime_genai") is not None:
-            forms["genai's loop"] = generated(folder, prompt, longest)
-    for step in forms.values():
-        next(step)
-    runs = {name: partial(next, step) for name, step in forms.items()}
+            forms["genai's loop"] = lambda: generated(folder, prompt, longest)
+    names, steps = [*forms], dict[str, Iterator[int]]()
+    for at in range(turn, turn + len(names)):
+        name = names[at % len(names)]
+        steps[name] = forms[name]()
+        next(steps[name])
+    runs = {name: partial(next, steps[name]) for name in names}
     timings = interleaved(runs, min_runs=_TOKENS, max_runs=_TOKENS, clock=time.process_time)
     return {name: (timing.median, timing.ratio) for name, timing in zip(runs, timings)}
 
@@ -129,7 +133,8 @@ def main() -> None:
     nodes = [count(model.graph) for model in (graphopt.optimize(asked.file, passes=()).model, result.model)]
     print(f"{asked.file.name}: {nodes[0]} → {nodes[1]} nodes")
     for past in PASTS:
-        rounds = [race(asked.file, result.model.SerializeToString(), asked.genai, past) for _ in range(asked.rounds)]
+        model = result.model.SerializeToString()
+        rounds = [race(asked.file, model, asked.genai, past, turn) for turn in range(asked.rounds)]
         cells = [f"past {past}"]
         for name in rounds[0]:
             seconds, ratios = zip(*(one[name] for one in rounds))
