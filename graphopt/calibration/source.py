@@ -155,7 +155,7 @@ class _LazySession:
     def __call__(self, feeds: Feeds) -> dict[str, Any]:
         """The results by name. InputError where the model does not run on them."""
         if self.session is None:
-            self.session = open_runnable(self.model).session(optimize=True)
+            self.session = open_runnable(self.model).session(optimize=True, serves=True)
         try:
             return self.session.run(feeds)
         except ModelError as error:

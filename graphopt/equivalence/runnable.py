@@ -153,14 +153,16 @@ class RunnableModel:
         strict: bool = False,
         precise: bool = True,
         prepack: bool = True,
+        serves: bool = False,
     ) -> TappedSession:
         """An onnxruntime CPU session with all optimizations or with none; or a torch session, without this distinction.
 
         `taps` are inner values to return beside the outputs; `edited` runs an edited copy in place of the model, and
         each run of it also feeds `fed`, by input name. strict: do not fall back to loading without optimizations.
         precise: 8-bit products that never saturate, if onnxruntime can load the model this way. prepack: weights of up
-        to `PACKABLE` bytes are packed for many runs. Raises ModelError, one line, when onnxruntime refuses the model;
-        Unsupported when torch lacks an operator, OptionError without torch.
+        to `PACKABLE` bytes are packed for many runs. serves: for hundreds of runs, so that weights are packed and
+        constants folded whatever memory that takes, unless the model is large. Raises ModelError, one line, when
+        onnxruntime refuses the model; Unsupported when torch lacks an operator, OptionError without torch.
         """
         proto, lends = self.proto if edited is None else edited, self.lent
         if self.runtime == "torch":
@@ -179,24 +181,26 @@ class RunnableModel:
                 session = open_large(proto, lends, folder, settings, self._outside)
             else:
                 options = settings(folder=folder)
-                if not prepack or (self._outside > PACKABLE and not self._needs_packing):
+                if not prepack or not (serves or self._outside <= PACKABLE or self._needs_packing):
                     options.add_session_config_entry("session.disable_prepacking", "1")
                 if len(addition.graph.output) > len(casts):  # results that are kept would keep all of an arena
                     options.enable_mem_pattern = options.enable_cpu_mem_arena = False
-                if half_bytes(self.proto) > COPIED:  # onnxruntime would widen all of them at loading
+                if not serves and half_bytes(self.proto) > COPIED:  # onnxruntime would widen all of them at loading
                     spare_memory(options, self._outside, half_bytes(self.proto))
-                held = lend_to(options, proto, lends)
+                held, without = lend_to(options, proto, lends), () if serves else self._left_out
                 if edited is None and self.path is not None and not self.lent and not addition.ByteSize():
-                    session = open_session(str(self.path), options, without=self._left_out)
+                    session = open_session(str(self.path), options, without=without)
                 else:
                     # Serialized messages merge when concatenated: outputs are appended without copying weights.
                     made = proto.SerializeToString() + addition.SerializeToString()
-                    session = open_session(made, options, without=self._left_out)
+                    session = open_session(made, options, without=without)
         except Exception:  # also of versions that take no lent weights
             puts_back = bool(lends) and not self.is_large
             model = self.whole() if puts_back else self
             whole = with_lent(edited, self.lent) if puts_back and edited is not None else edited
-            again = partial(model.session, threads=threads, taps=taps, edited=whole, fed=fed, strict=strict)
+            again = partial(
+                model.session, threads=threads, taps=taps, edited=whole, fed=fed, strict=strict, serves=serves
+            )
             if puts_back:
                 return again(optimize=optimize, precise=precise)
             if precise and self.is_dequantized and (strict or not (optimize and self.is_quantized)):
