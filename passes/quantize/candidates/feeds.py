@@ -51,12 +51,24 @@ def with_texts_beside(
     data are closer to that. A large model would read all its weights for each token of it."""
     prompts = context.calibration.prompts
     if options.mode == "weights" and prompts is not None and prompts.caches:
-        yield from ((feed, 1) for feed in prompts.first_tokens(context.calibration.first(len(STARTS))))
-        if options.weight_bits < 8 and not is_large(context.quality.reference):
-            own = context.calibration.own_text()
-            times = times_of_own([f[prompts.ids] for f in own], (f[prompts.ids] for f in context.calibration))
-            yield from ((feed, times) for feed in own)
+        writes = options.weight_bits < 8 and not is_large(context.quality.reference)
+        own = context.calibration.own_text() if writes else []
+        tokens = [feed[prompts.ids] for feed in own]
+        given = _opening(context.calibration, prompts.ids, sum(ids.size for ids in tokens))
+        yield from ((feed, 1) for feed in prompts.first_tokens(given))
+        times = times_of_own(tokens, [feed[prompts.ids] for feed in given])
+        yield from ((feed, times) for feed in own)
     yield from ((feed, 1) for feed in feeds)
+
+
+def _opening(feeds: Iterable[dict[str, Any]], name: str, count: int) -> list[dict[str, Any]]:
+    """The first feeds, one for each of `STARTS` and as many as hold `count` tokens: each may be a run of the model."""
+    read: list[dict[str, Any]] = []
+    for feed in feeds:
+        read.append(feed)
+        if len(read) >= len(STARTS) and sum(one[name].size for one in read) >= count:
+            break
+    return read
 
 
 def times_of_own(own: Sequence[Array], data: Iterable[Array]) -> int:
@@ -64,18 +76,8 @@ def times_of_own(own: Sequence[Array], data: Iterable[Array]) -> int:
     since what they do not show is left to it."""
     if not own:
         return OWN_TIMES
-    tokens = np.concatenate([ids.ravel() for ids in own])
-    return max(OWN_TIMES, round(OWN_TIMES * _divergence(tokens, _first(data, len(tokens))) / USUAL))
-
-
-def _first(data: Iterable[Array], count: int) -> Array:
-    """The first tokens of the data, at most `count`."""
-    read: list[Array] = []
-    for ids in data:
-        read.append(ids.ravel())
-        if sum(map(len, read)) >= count:
-            break
-    return np.concatenate(read)[:count]
+    mine, given = (np.concatenate([ids.ravel() for ids in texts]) for texts in (own, data))
+    return max(OWN_TIMES, round(OWN_TIMES * _divergence(mine, given) / USUAL))
 
 
 def _divergence(a: Array, b: Array) -> float:
