@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from math import prod
@@ -119,7 +118,7 @@ def _shapes(probe: Probe, inputs: Mapping[str, Shape]) -> dict[str, Shape]:
         if not found:
             break
         nodes = [row for row in nodes if not found.keys() >= set(row[2])]
-        given.update((name, _tensor(name, array)) for name, array in found.items())
+        given.update((name, numpy_helper.from_array(array, name)) for name, array in found.items())
         shapes.update((name, array.shape) for name, array in found.items())
         probe.narrow(shapes, given)
         shapes.update(probe.shapes(inputs))
@@ -161,20 +160,13 @@ def _of_shapes(
         model.graph.name = "sizes"
         model.graph.node.extend(node for name, node in constants.items() if name in read)
         model.graph.node.extend(node for node, _, _ in run)
-        model.graph.initializer.extend(_tensor(name, array) for name, array in found.items() if name in read)
+        held = (numpy_helper.from_array(found[name], name) for name in found if name in read)
+        model.graph.initializer.extend(held)
         model.graph.initializer.extend(one for name, one in given.items() if name in read)
         model.graph.output.extend(onnx.ValueInfoProto(name=name) for name in sorted(known))
         session = open_session(model.SerializeToString(), session_options(optimize=False))
         found.update(zip(sorted(known), session.run(sorted(known), {})))
     return {name: array for name, array in found.items() if array.size <= _SMALL}
-
-
-def _tensor(name: str, array: Array) -> onnx.TensorProto:
-    """`numpy_helper.from_array`, which takes ten times as long for the few numbers of a shape."""
-    if array.dtype.kind not in "bif" or array.dtype.itemsize > 8 or sys.byteorder != "little":
-        return numpy_helper.from_array(array, name)
-    kind = onnx.helper.np_dtype_to_tensor_dtype(array.dtype)
-    return onnx.TensorProto(name=name, dims=array.shape, data_type=kind, raw_data=array.tobytes())
 
 
 def _filled(shapes: Mapping[str, Shape]) -> int:
