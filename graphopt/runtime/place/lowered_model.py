@@ -191,9 +191,9 @@ class LoweredModel:
         skeleton: Skeleton | None = None
         if not isinstance(self._source, Model):
             from ...onnx_io import infer_types
-            from ...onnx_io.emit import skeleton_of
+            from ...onnx_io.emit import skeleton_as_lifted
 
-            skeleton = skeleton_of(model)
+            skeleton = skeleton_as_lifted(model)
             infer_types(model, skeleton)
             if any(node.subgraphs for node in model.graph):
                 skeleton = None  # their inputs have other types now
