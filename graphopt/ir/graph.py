@@ -187,6 +187,7 @@ class Graph:
         self._return.graph = self
         self._first: Node = self._return
         self._size = 0
+        self._listed: list[Node] | None = None  # the nodes in order; None after an edit
         for value in inputs:
             self.add_input(value)
 
@@ -210,12 +211,14 @@ class Graph:
 
     def snapshot(self) -> list[Node]:
         """The nodes in order, without Return."""
-        nodes: list[Node] = []
-        node, end = self._first, self._return
-        while node is not end:
-            nodes.append(node)
-            node = node._next  # type: ignore[assignment]  # only Return has none
-        return nodes
+        nodes = self._listed
+        if nodes is None:
+            nodes, node, end = [], self._first, self._return
+            while node is not end:
+                nodes.append(node)
+                node = node._next  # type: ignore[assignment]  # only Return has none
+            self._listed = nodes
+        return nodes.copy()
 
     def walk(self) -> Iterator[Node]:
         """Every node; nodes of nested graphs come right after the node that owns their graph."""
@@ -288,6 +291,7 @@ class Graph:
         else:
             before._next = node
         graph._size += 1
+        graph._listed = None
         self._attach(node)
         return node
 
@@ -379,7 +383,7 @@ class Graph:
                 self.model.listener.erased(node)
         self.name, self.doc, self.metadata, self.raw = other.name, other.doc, other.metadata, other.raw
         self.inputs, self.ports = other.inputs, other.ports
-        self._first, self._return, self._size = other._first, other._return, other._size
+        self._first, self._return, self._size, self._listed = other._first, other._return, other._size, None
         for value in self.inputs:
             value.owner = self
         for node in (*self.snapshot(), self._return):
@@ -400,6 +404,7 @@ class Graph:
             before._next = after
         node._prev = node._next = node.graph = None
         self._size -= 1
+        self._listed = None
 
     def _attach(self, node: Node) -> None:
         for slot, value in enumerate(node.inputs):

@@ -137,8 +137,10 @@ class TensorType:
     @property
     def sizes(self) -> tuple[int, ...] | None:
         """The shape if every size is a number, else None."""
-        sizes = tuple(d for d in self.shape or () if isinstance(d, int))
-        return sizes if self.shape is not None and len(sizes) == len(self.shape) else None
+        for dim in self.shape or ():
+            if not isinstance(dim, int):
+                return None
+        return self.shape  # type: ignore[return-value]  # all are numbers
 
     @property
     def is_static(self) -> bool:

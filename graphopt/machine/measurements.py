@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import threading
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -18,6 +19,10 @@ Pair = tuple[float, float]
 """Seconds of two candidates for the same work; the table's kind defines the two."""
 
 _adding = threading.Lock()
+
+_Stamp = tuple[int, int, int]
+_read: dict[Path, tuple[_Stamp, dict[str, Pair]]] = {}
+"""The tables read by this process, with the inode number, size and time of change of their files."""
 
 
 @cache
@@ -44,9 +49,16 @@ class Measurements:
 
     def load(self) -> dict[str, Pair]:
         """All pairs by key; empty where the file is missing or corrupt."""
+        path = self._path
         try:
-            stored = json.loads(self._path.read_text("utf-8"))
-            return {str(key): (float(pair[0]), float(pair[1])) for key, pair in stored.items()}
+            found = os.stat(path)
+            stamp = found.st_ino, found.st_size, found.st_mtime_ns
+            known = _read.get(path)
+            if known is None or known[0] != stamp:
+                stored = json.loads(path.read_text("utf-8"))
+                pairs = {str(key): (float(pair[0]), float(pair[1])) for key, pair in stored.items()}
+                known = _read[path] = stamp, pairs
+            return dict(known[1])
         except (OSError, ValueError, TypeError, AttributeError, IndexError):
             return {}
 

@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING
 
 import onnx
 
-from ..ir import Function, Model, Value, collector_paused
-from .graph_writer import Form, GraphWriter, Store, write_metadata
+from ..ir import Function, Graph, Model, Value, collector_paused
+from ..ops import schema_of, type_proto
+from .graph_writer import SKELETON_ELEMENTS, Form, GraphWriter, Store, is_old, write_initializer, write_metadata
 from .parts.extras import FunctionExtras, ModelExtras
 from .parts.tensors import write_tensor
 
@@ -53,19 +54,7 @@ class Emitter:
     def model(self) -> onnx.ModelProto:
         """The whole model."""
         source = self.source
-        proto = onnx.ModelProto(ir_version=source.ir_version)
-        if source.producer:
-            proto.producer_name = source.producer
-        if source.producer_version:
-            proto.producer_version = source.producer_version
-        if source.domain:
-            proto.domain = source.domain
-        if source.version is not None:
-            proto.model_version = source.version
-        if source.doc:
-            proto.doc_string = source.doc
-        _write_opsets(proto.opset_import, source.opsets)
-        write_metadata(proto.metadata_props, source.metadata)
+        proto = _head(source)
         writer = GraphWriter(source, self._form, proto.graph)
         writer.root(proto.graph)
         self.values = {name: value for value, name in writer.names.of.items()}
@@ -108,6 +97,81 @@ def skeleton_of(model: Model) -> Skeleton:
     emitter = Emitter(model, skeleton=True)
     proto = emitter.model()
     return Skeleton(proto, emitter.values)
+
+
+def skeleton_as_lifted(model: Model) -> Skeleton:
+    """`skeleton_of` a model as it was lifted, not edited since: nodes are copied from the file, where it has a form in
+    which they need no change, at a fraction of the cost."""
+    graph, constants, values = model.graph, dict[Value, None](), dict[str, Value]()
+    for node in graph:
+        constants.update([(value, None) for value in node.inputs if value is not None and value.constant is not None])
+        values.update([(value.name, value) for value in node.outputs])
+    source = model.raw.proto if isinstance(model.raw, ModelExtras) else None
+    nodes = [] if source is None else [n for n in source.graph.node if n.op_type != "Constant" or n.output[0] in values]
+    if model.functions or is_old(model) or not _are_copies(graph, nodes):
+        return skeleton_of(model)
+    proto = _head(model)
+    written = proto.graph
+    written.name = graph.name
+    written.node.extend(nodes)
+    for node, copy in zip(graph, written.node):
+        if node.doc:
+            copy.ClearField("doc_string")
+        if node.metadata:
+            copy.ClearField("metadata_props")
+        if schema_of(node.op, model.opsets.get(node.domain, 0)) is None:
+            typed = [value for value in node.outputs if value.type is not None and not value.is_result]
+            written.value_info.extend([_typed(value) for value in typed])
+    written.output.extend([onnx.ValueInfoProto(name=port.name) for port in graph.ports])
+    written.input.extend([_typed(value) for value in graph.inputs])
+    held = [(value, value.default) for value in graph.inputs] + [(value, value.constant) for value in constants]
+    for value, constant in held:
+        if constant is not None and constant.size <= SKELETON_ELEMENTS:
+            write_initializer(written, constant, value.name)
+    written.input.extend(
+        [_typed(v) for v in constants if v.constant is not None and v.constant.size > SKELETON_ELEMENTS]
+    )
+    values.update([(value.name, value) for value in (*graph.inputs, *constants)])
+    return Skeleton(proto, values)
+
+
+def _are_copies(graph: Graph, protos: Sequence[onnx.NodeProto]) -> bool:
+    """Whether a graph's nodes are these, in order, with names for all results, and have no nested graph nor anything
+    that a node of the IR does not hold; each result of the graph is computed by a node and returned once."""
+    nodes = list(graph)
+    return (
+        len(nodes) == len(protos)
+        and len({*graph.outputs}) == len(graph.outputs)
+        and all(value.producer is not None for value in graph.outputs)
+        and all(
+            node.raw is None and not node.subgraphs and all(proto.output) and proto.domain != "ai.onnx"
+            and [*proto.output] == [value.name for value in node.outputs]
+            for node, proto in zip(nodes, protos)
+        )
+    )  # fmt: skip
+
+
+def _typed(value: Value) -> onnx.ValueInfoProto:
+    """The name and the type of a value."""
+    return onnx.ValueInfoProto(name=value.name, type=None if value.type is None else type_proto(value.type))
+
+
+def _head(source: Model) -> onnx.ModelProto:
+    """The proto of a model without its graph and functions."""
+    proto = onnx.ModelProto(ir_version=source.ir_version)
+    if source.producer:
+        proto.producer_name = source.producer
+    if source.producer_version:
+        proto.producer_version = source.producer_version
+    if source.domain:
+        proto.domain = source.domain
+    if source.version is not None:
+        proto.model_version = source.version
+    if source.doc:
+        proto.doc_string = source.doc
+    _write_opsets(proto.opset_import, source.opsets)
+    write_metadata(proto.metadata_props, source.metadata)
+    return proto
 
 
 def _write_opsets(imports: Sequence[onnx.OperatorSetIdProto], opsets: Mapping[str, int]) -> None:

@@ -43,7 +43,7 @@ class GraphWriter:
         self.head: list[onnx.NodeProto] = []  # Constant nodes that precede all other nodes
         self.order: list[Value] = []  # constants in the order of their first use
         self.as_inputs: Mapping[str, int] = {}
-        self.old = root is not None and 0 < model.ir_version < _FIRST_WITH_CONSTANT_INITIALIZERS
+        self.old = root is not None and is_old(model)
         if self.old:
             listed = model.raw.inputs if isinstance(model.raw, ModelExtras) else ()
             self.as_inputs = {name: i for i, name in enumerate(listed)}
@@ -277,12 +277,7 @@ class GraphWriter:
     def _initializer(self, proto: onnx.GraphProto, constant: Constant, name: str, store: Store | None = None) -> None:
         if self.skeleton and constant.size > SKELETON_ELEMENTS:
             return
-        if isinstance(constant.source, onnx.SparseTensorProto):
-            sparse = proto.sparse_initializer.add()
-            sparse.CopyFrom(constant.source)
-            sparse.values.name = name
-            return
-        (store or self.form.store)(proto.initializer.add(), constant, name)
+        write_initializer(proto, constant, name, store or self.form.store)
 
     def _constant_node(self, constant: Constant, name: str, value: Value) -> onnx.NodeProto:
         if self.skeleton and constant.size > SKELETON_ELEMENTS:
@@ -335,6 +330,21 @@ class GraphWriter:
         if port.doc:
             info.doc_string = port.doc
         write_metadata(info.metadata_props, port.metadata)
+
+
+def is_old(model: Model) -> bool:
+    """Whether the IR version of a model demands that its initializers are inputs."""
+    return 0 < model.ir_version < _FIRST_WITH_CONSTANT_INITIALIZERS
+
+
+def write_initializer(proto: onnx.GraphProto, constant: Constant, name: str, store: Store = write_tensor) -> None:
+    """Add a constant to the initializers of a graph."""
+    if isinstance(constant.source, onnx.SparseTensorProto):
+        sparse = proto.sparse_initializer.add()
+        sparse.CopyFrom(constant.source)
+        sparse.values.name = name
+    else:
+        store(proto.initializer.add(), constant, name)
 
 
 def _is_inside(node: Node, graph: Graph) -> bool:

@@ -154,7 +154,7 @@ class Session:
             region.prepare(part.shapes)
         return region
 
-    @property
+    @cached_property
     def _has_external_weights(self) -> bool:
         from ..onnx_io import external_bytes
 

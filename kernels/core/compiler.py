@@ -16,6 +16,7 @@ from importlib import import_module
 from typing import Any
 
 from graphopt.kernels.core import object_cache
+from graphopt.kernels.core.states import quickly_pickled
 from graphopt.kernels.core.struct_layouts import Kind, descriptor_words, record_words
 from graphopt.machine.cpu import host_cpu
 
@@ -35,6 +36,7 @@ _addresses: dict[str, int] = {}
 _listeners: list[Callable[[str], None]] = []
 
 
+@quickly_pickled
 @dataclass(frozen=True, slots=True)
 class Kernel:
     """A step's kernel: a Numba function `name(lo, hi, worker, **fields)` named by module and attribute.
@@ -94,6 +96,7 @@ class Function:
         return f"function:{self.source}:{self.fields}"
 
 
+@quickly_pickled
 @dataclass(frozen=True, slots=True)
 class MicroKernel:
     """A function written as LLVM IR: `module:emit` is called as emit(module, symbol, *arguments).

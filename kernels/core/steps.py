@@ -16,6 +16,7 @@ import numpy.typing as npt
 from graphopt.kernels.core.compiler import Function, Kernel, MicroKernel
 from graphopt.kernels.core.linked_table import LinkedTable
 from graphopt.kernels.core.memory import LINE, Array, Words, aligned_empty, float_bits
+from graphopt.kernels.core.states import quickly_pickled
 from graphopt.kernels.core.struct_layouts import Control, Record, Row, record_words
 
 _WORDS = LINE // 8  # of 8 bytes in a cache line
@@ -26,6 +27,7 @@ _EXECUTE = Function(
 )
 
 
+@quickly_pickled
 @dataclass(frozen=True, slots=True)
 class Buffer:
     """Memory known by name when an operator is prepared, and by address when its program is bound."""
@@ -39,6 +41,7 @@ SCRATCH = Buffer("scratch")  # one private block per worker: scratch + worker * 
 Argument = int | float | Array | Buffer | MicroKernel | LinkedTable | Record
 
 
+@quickly_pickled
 @dataclass(frozen=True, slots=True)
 class Step:
     """One kernel with its arguments: numbers, buffers to bind, constant arrays and functions (kept alive by the step).
@@ -69,10 +72,15 @@ class Step:
         object.__setattr__(self, "arguments", words)
 
     @property
+    def linked(self) -> Iterator[Argument]:
+        """The arguments that are no numbers."""
+        return (value for value in self.arguments.values() if type(value) is not int and type(value) is not float)
+
+    @property
     def functions(self) -> Iterator[Kernel | MicroKernel]:
         """The compiled functions that the step calls."""
         yield self.kernel
-        for value in self.arguments.values():
+        for value in self.linked:
             if isinstance(value, MicroKernel):
                 yield value
             elif isinstance(value, LinkedTable):
@@ -82,16 +90,22 @@ class Step:
         """Read each constant, also in tables, from `replaced(array)`, an array of equal content."""
         words = {name: replaced(v) if isinstance(v, np.ndarray) else v for name, v in self.arguments.items()}
         object.__setattr__(self, "arguments", words)
-        for value in words.values():
+        for value in self.linked:
             if isinstance(value, LinkedTable):
                 value.relink(replaced)
 
     def bind(self, addresses: Mapping[str, int]) -> Words:
         """The descriptor: one int64 per argument. Raises KeyError for a buffer without an address."""
-        words = np.empty(max(1, len(self.arguments)), np.int64)
-        for index, (kind, value) in enumerate(zip(self.kernel.words.values(), self.arguments.values(), strict=True)):
-            words[index] = _word(kind, value, addresses)
-        return words
+        words = [
+            value if type(value) is int and kind[0] != "f" else _word(kind, value, addresses)
+            for kind, value in zip(self.kernel.words.values(), self.arguments.values(), strict=True)
+        ]
+        return np.array(words or [0], np.int64)
+
+    def run(self) -> None:
+        """Compute all tiles at once, on this thread, for a step without buffers: a share of a `Program`'s cost."""
+        words = self.bind({})
+        _entry(self.kernel.address())(words.ctypes.data, 0, self.tiles, 0)
 
 
 def _word(kind: str, value: Argument, addresses: Mapping[str, int]) -> int:
@@ -126,6 +140,13 @@ class Routine:
     def scratch(self) -> int:
         """Private bytes of a worker: the most that any step needs."""
         return max((step.scratch for step in self.steps), default=0)
+
+
+@cache
+def _entry(address: int) -> Callable[..., None]:
+    """The C function of a step's kernel."""
+    word = ctypes.c_int64
+    return ctypes.CFUNCTYPE(None, ctypes.c_void_p, word, word, word)(address)
 
 
 @cache

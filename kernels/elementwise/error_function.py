@@ -7,7 +7,7 @@ import numpy.typing as npt
 
 from graphopt.kernels.core.compiler import Kernel
 from graphopt.kernels.core.memory import Array
-from graphopt.kernels.core.steps import Program, Step
+from graphopt.kernels.core.steps import Step
 
 ERF = Kernel("graphopt.kernels.loops.elementwise.error_function:erf", {"x": "f32*", "y": "f32*"})
 
@@ -16,5 +16,5 @@ def erf(x: Array) -> npt.NDArray[np.float32]:
     """The error function of float32 values of any shape, right to half a unit in the last place."""
     values = np.ascontiguousarray(x, np.float32)
     y = np.empty_like(values)
-    Program([(Step(ERF, {"x": values, "y": y}, tiles=values.size, grain=4096), {})]).run_worker(0)
+    Step(ERF, {"x": values, "y": y}, tiles=values.size).run()
     return y

@@ -11,7 +11,7 @@ from graphopt.kernels.core.compiler import Kernel, MicroKernel
 from graphopt.kernels.core.levels import Level
 from graphopt.kernels.core.linked_table import LinkedTable
 from graphopt.kernels.core.memory import Array, Words, aligned_copy, constant_memory, float_bits
-from graphopt.kernels.core.steps import Program, Step
+from graphopt.kernels.core.steps import Step
 from graphopt.kernels.core.struct_layouts import Panel
 from graphopt.kernels.products.epilogue import Epilogue, FloatOutput, Requantize
 from graphopt.kernels.products.packing import GROUP, split_unsafe
@@ -64,7 +64,7 @@ class PanelBuilder:
             **dict(zip(_STRIDES, weights.strides)),
             "segments": segments, "depth": depth, "quads": quads, "channels": channels,
         }  # fmt: skip
-        Program([(Step(_PACK, arguments, tiles=len(cuts)), {})]).run_worker(0)
+        Step(_PACK, arguments, tiles=len(cuts)).run()
         table = LinkedTable(np.zeros((len(cuts), Panel.WORDS), np.int64))
         table.link_column(Panel.WEIGHTS, packed, cuts[:, 4])
         table.link_column(Panel.FLIP, aligned_copy(np.full(64, 0x80, np.uint8)))

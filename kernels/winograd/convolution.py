@@ -22,7 +22,7 @@ from graphopt.kernels.core.memory import (
     float_bits,
     whole_lines,
 )  # fmt: skip
-from graphopt.kernels.core.steps import SCRATCH, Argument, Buffer, Program, Routine, Step
+from graphopt.kernels.core.steps import SCRATCH, Argument, Buffer, Routine, Step
 from graphopt.kernels.core.struct_layouts import Panel, WinogradRecord
 from graphopt.kernels.products.epilogue import Accumulate, Epilogue, FloatOutput, Requantize
 from graphopt.kernels.products.matmul_conv import Activations
@@ -298,7 +298,7 @@ def _packed(level: Level, variant: Variant, weights: Array, vectors: int, depth:
         "u_panel": size // panels, "position_bytes": 2 * width * depth, "pairs": depth // 2, "size": variant.size,
         "rows_of_g": variant.g, "transform": _transform(level, variant, vectors),
     }  # fmt: skip
-    Program([(Step(TRANSFORM, arguments, tiles=panels), {})]).run_worker(0)
+    Step(TRANSFORM, arguments, tiles=panels).run()
     return placed
 
 

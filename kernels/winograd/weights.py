@@ -10,7 +10,7 @@ import numpy.typing as npt
 
 from graphopt.kernels.core.compiler import Kernel
 from graphopt.kernels.core.memory import Array
-from graphopt.kernels.core.steps import Argument, Program, Step
+from graphopt.kernels.core.steps import Argument, Step
 
 _LOOPS = "graphopt.kernels.loops.winograd:"
 _MEASURE = Kernel(
@@ -43,7 +43,7 @@ def weight_sums(weights: Array) -> WeightSums:
         "w": int(weights.ctypes.data), "size": size, "positive": positive,
         "negative": negative, "least": least, "greatest": greatest,
     }  # fmt: skip
-    Program([(Step(_MEASURE, arguments, tiles=count), {})]).run_worker(0)
+    Step(_MEASURE, arguments, tiles=count).run()
     return WeightSums(positive, negative, max(int(greatest.max(initial=0)), -int(least.min(initial=0))))
 
 
@@ -56,5 +56,5 @@ def pack_plain(weights: npt.NDArray[np.int8], width: int, depth: int) -> npt.NDA
         "w": int(weights.ctypes.data), "y": int(packed.ctypes.data), "count": count, "channels": channels,
         "depth": depth, "width": width,
     }  # fmt: skip
-    Program([(Step(_PACK, arguments, tiles=len(packed)), {})]).run_worker(0)
+    Step(_PACK, arguments, tiles=len(packed)).run()
     return packed

@@ -3,14 +3,15 @@
 Interleaved medians in milliseconds of wall time and of this process's CPU time, one thread; imports are not counted.
 "fresh" is the first session of a process of its own, with its first run in brackets: all comes from the disk.
 With --cold NAME the kernels of that model are compiled into an empty cache first, and the seconds told. With
---unplanned, sessions as callers make them, of files with these paths, too, find no plan of the file on the disk; the
-first one of each, not counted, compiles the kernels that are missing.
+--unplanned, sessions as callers make them, of files with these paths, too, find no plan of the file on the disk and
+save theirs; the first one of each, not counted, compiles the kernels that are missing. "run": with the first run.
 """
 
 from __future__ import annotations
 
 import argparse
 import os
+import shutil
 import statistics
 import subprocess
 import sys
@@ -19,10 +20,12 @@ import time
 import unittest.mock
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
+from graphopt.equivalence import synthesise
 from graphopt.measure import ort_session
 from graphopt.runtime import Session
-from graphopt.runtime.cache.plan_cache import PlanCache
+from graphopt.runtime.cache import plan_cache
 from tests.bench.end_to_end import case
 
 NAMES = ("light-resnet50-7bit", "mobilenetv2-like-7bit", "light-shufflenet-7bit", "smart-turn", "fashion")
@@ -70,11 +73,14 @@ def cold(path: Path) -> str:
         return subprocess.run(command, check=True, capture_output=True, text=True, env=environment).stdout.strip()
 
 
-def rounds(makers: dict[str, Callable[[], object]], count: int) -> dict[str, tuple[float, float]]:
-    """Median wall and CPU milliseconds of each maker, in turn."""
+def rounds(
+    makers: dict[str, Callable[[], object]], count: int, before: Callable[[], object] = lambda: None
+) -> dict[str, tuple[float, float]]:  # fmt: skip
+    """Median wall and CPU milliseconds of each maker, in turn; `before` is called before each, not counted."""
     taken: dict[str, list[tuple[float, float]]] = {name: [] for name in makers}
     for turn in range(count + 1):
         for name, make in makers.items():
+            before()
             start = time.perf_counter(), time.process_time()
             kept = make()
             if turn:
@@ -86,14 +92,29 @@ def rounds(makers: dict[str, Callable[[], object]], count: int) -> dict[str, tup
     }
 
 
-def unplanned(path: Path, count: int) -> str:
-    """A row for sessions that find no plan on the disk, beside onnxruntime's."""
-    with unittest.mock.patch.object(PlanCache, "load", lambda cache, name: None):
-        found = rounds({"Session": lambda: Session(path, 1), "ORT": lambda: ort_session(str(path))}, count)
-        parts = len(Session(path, 1).regions)
-    (_, cpu), (_, ort_cpu) = found["Session"], found["ORT"]
-    told = f"{parts} regions" if parts else "whole"
-    return f"{path.name:40s} Session {cpu:.1f} ms CPU  ORT {ort_cpu:.1f} ms CPU  ratio {cpu / ort_cpu:.2f}  {told}"
+def unplanned(path: Path, count: int) -> tuple[float, str]:
+    """The ratio of the CPU times of a session that finds no plan on the disk and of onnxruntime's; a row with both."""
+    feed = synthesise(path, 1)[0]
+    with tempfile.TemporaryDirectory() as folder, unittest.mock.patch.object(
+        plan_cache, "cache_folder", lambda: Path(folder)
+    ):  # fmt: skip
+        made: dict[str, Callable[[], Any]] = {"Session": lambda: Session(path, 1), "ORT": lambda: ort_session(path)}
+        run = {f"{name} run": lambda make=make: make().run(None, feed) for name, make in made.items()}
+        found = rounds({**made, **run}, count, lambda: _forget(Path(folder)))
+        parts = len(made["Session"]().regions)
+    cpu = {name: times[1] for name, times in found.items()}
+    ratio, told = cpu["Session"] / cpu["ORT"], f"{parts} regions" if parts else "whole"
+    return ratio, (
+        f"{path.name:40s} Session {cpu['Session']:.1f} ms CPU  ORT {cpu['ORT']:.1f} ms CPU  ratio {ratio:.2f}  "
+        f"run {cpu['Session run']:.1f} / {cpu['ORT run']:.1f}  {cpu['Session run'] / cpu['ORT run']:.2f}  {told}"
+    )
+
+
+def _forget(folder: Path) -> None:
+    """Make a cache's folder of plans empty, its size known."""
+    shutil.rmtree(folder / "plans", ignore_errors=True)
+    (folder / "plans").mkdir()
+    (folder / "plans.tally").write_bytes(b"")
 
 
 def main() -> None:
@@ -105,10 +126,13 @@ def main() -> None:
     arguments = parser.parse_args()
     if arguments.cold:
         print(f"{arguments.cold}: {cold(case(arguments.cold).quantized)}", flush=True)
+    ratios: list[float] = []
     for name in arguments.names:
         path = Path(name) if Path(name).is_file() else case(name).quantized
         if arguments.unplanned:
-            print(unplanned(path, arguments.rounds), flush=True)
+            ratio, row = unplanned(path, arguments.rounds)
+            ratios.append(ratio)
+            print(row, flush=True)
             continue
         found = rounds(
             {"Session": lambda p=path: Session(p, 1, kernels=True), "ORT": lambda p=path: ort_session(str(p))},  # type: ignore[misc]
@@ -124,6 +148,9 @@ def main() -> None:
             f"  fresh {ours:.0f} ({ours_run:.0f}) / {peer:.0f} ({peer_run:.0f}) ms, "
             f"ratio {ours / peer:.2f} ({ours_run / peer_run:.2f})", flush=True,
         )  # fmt: skip
+    if ratios:
+        worst = ", ".join(f"{ratio:.2f}" for ratio in sorted(ratios)[-3:])
+        print(f"{len(ratios)} files: median {statistics.median(ratios):.2f}, the worst {worst}")
 
 
 if __name__ == "__main__":

@@ -226,3 +226,21 @@ def test_large_constants_are_read_when_asked_and_not_kept():
     constant.array()
     constant.array()
     assert len(reads) == 2
+
+
+def test_a_snapshot_is_the_callers_own_and_is_current_after_each_edit():
+    graph = Graph(inputs=[x := Value(name="x")])
+    first, second, third = (Node("Relu", [x]) for _ in range(3))
+    assert graph.snapshot() == []
+    graph.append(first)
+    graph.append(third)
+    graph.snapshot().clear()
+    assert graph.snapshot() == [first, third]
+    graph.insert_before(third, second)
+    assert graph.snapshot() == [first, second, third]
+    graph.erase(second)
+    assert graph.snapshot() == [first, third]
+    other = Graph()
+    other.append(fourth := Node("Exp", [None]))
+    graph.replace_contents(other)
+    assert graph.snapshot() == [fourth]

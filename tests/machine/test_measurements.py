@@ -1,5 +1,6 @@
 """The table of measurements: kept by machine and facts, never wrong because a file is."""
 
+import json
 import threading
 
 import pytest
@@ -72,3 +73,17 @@ def test_threads_lose_nothing():
     for thread in threads:
         thread.join()
     assert table.load() == {str(number): (float(number), 0.0) for number in range(8)}
+
+
+def test_a_table_is_parsed_once_and_again_when_its_file_changes(monkeypatch):
+    table, parsed, loads = Measurements("units"), [], json.loads
+    monkeypatch.setattr(measurements.json, "loads", lambda text: parsed.append(text) or loads(text))
+    table.add({"a": (1.0, 2.0)})
+    table.load()["b"] = (0.0, 0.0)  # the caller's own
+    assert [table.load(), Measurements("units").load()] == [{"a": (1.0, 2.0)}] * 2
+    assert len(parsed) == 1
+    other = json.dumps({"a": [3.0, 4.0]})
+    table._path.write_text(f"{other} ")  # by another process
+    assert table.load() == {"a": (3.0, 4.0)}
+    table._path.unlink()
+    assert table.load() == {}

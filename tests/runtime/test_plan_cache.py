@@ -16,6 +16,7 @@ from graphopt.kernels.layout.moves import COPY_ROWS
 from graphopt.runtime import Session
 from graphopt.runtime.cache import plan_cache
 from graphopt.runtime.compile.executable import Executable, ProgramStep, hidden_addresses
+from graphopt.runtime.place import lowered_model, measured
 from graphopt.runtime.place.lowered_model import LoweredModel
 from graphopt.runtime.place.measured import partition_key, region_times
 from tests.runtime.forms import FORMS, feed
@@ -197,3 +198,16 @@ def test_a_hidden_address_is_seen() -> None:
         planned = tuple(ProgramStep(step, {"y": 0}, "") for step in steps)
         plans.append(Executable(Library([COPY_ROWS]), planned, (0,), 64, {}, (), (), 0))
     assert hidden_addresses(plans[0]) == [] and hidden_addresses(plans[1]) == ["copy_rows: x"]
+
+
+def test_regions_are_digested_once(made: dict[str, Path], monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """A new model's regions are digested once for the choice of a partition and for its reasons."""
+    monkeypatch.setenv("GRAPHOPT_CACHE", str(tmp_path))
+    region_times(1).add({partition_key(Session(made["qdq"], 1, kernels=True).greedy, "all"): (1.0, 2.0)})
+    digested: list[object] = []
+    digest = measured.region_digest
+    for module in (measured, lowered_model):
+        monkeypatch.setattr(module, "region_digest", lambda segment: digested.append(segment) or digest(segment))
+    session = Session(made["qdq"], 1)
+    assert len(session.regions) == len(digested) == 1
+    assert session.greedy[0] == digest(session.regions[0].segment)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from contextlib import suppress
 from dataclasses import dataclass
-from functools import partial
+from functools import cached_property, partial
 from typing import Any
 
 import numpy as np
@@ -35,12 +35,14 @@ class DataFiles:
     """
 
     def __init__(self, folder: str = "", path: str = "") -> None:
-        self.folder = folder
-        roots = [os.path.realpath(folder or ".")]
-        if path:
-            roots.append(os.path.dirname(os.path.realpath(path)))
-        self._roots = tuple(roots)
+        self.folder, self._path = folder, path
         self._files: dict[str, DataFile] = {}
+
+    @cached_property
+    def _roots(self) -> list[str]:
+        """The real folders; resolved for the first file, as most models have none."""
+        own = [os.path.dirname(os.path.realpath(self._path))] if self._path else []
+        return [os.path.realpath(self.folder or "."), *own]
 
     def open(self, location: str, place: str) -> DataFile:
         """The file at a location; ModelError if it may not or cannot be read."""

@@ -12,6 +12,7 @@ import numpy as np
 from ...ir import Array
 from ...kernels import Buffer, Library, Step
 from ...kernels.core.linked_table import LinkedTable
+from ...kernels.core.states import quickly_pickled
 from ..lower.traits import Shape
 from .growth import Growth
 from .layouts import Order
@@ -23,6 +24,7 @@ Memory = Literal["fast", "small"]
 """Whether Winograd weights are stored transformed ("fast") or transformed during each run ("small")."""
 
 
+@quickly_pickled
 @dataclass(frozen=True, slots=True)
 class ProgramStep:
     """One step of the program, the buffers that its names stand for, and its operation in words."""
@@ -32,6 +34,7 @@ class ProgramStep:
     title: str
 
 
+@quickly_pickled
 @dataclass(frozen=True, slots=True)
 class Border:
     """A tensor that enters or leaves the region: its buffer, logical shape, order of axes in memory, numpy type."""
@@ -95,9 +98,11 @@ def hidden_addresses(executable: Executable) -> list[str]:
     addresses.update(unit.address() for unit in executable.library.units)
 
     def hides(value: Any) -> bool:
-        if isinstance(value, np.ndarray):
-            return value.dtype == np.int64 and not addresses.isdisjoint(value.ravel().tolist())
-        return isinstance(value, int) and value in addresses
+        if isinstance(value, int):
+            return value in addresses
+        if not isinstance(value, np.ndarray) or value.dtype != np.int64:
+            return False
+        return not addresses.isdisjoint(value.ravel().tolist())
 
     return [
         f"{row.step.kernel.name}: {name}"
@@ -108,7 +113,7 @@ def hidden_addresses(executable: Executable) -> list[str]:
 
 
 def _arrays(step: Step) -> Iterator[Array]:
-    for value in step.arguments.values():
+    for value in step.linked:
         if isinstance(value, np.ndarray):
             yield value
         elif isinstance(value, LinkedTable):

@@ -11,7 +11,7 @@ from ..lower.traits import Operation, Shape
 from .assumed import Shapes
 from .partition import Segment, constant_nodes
 from .rates import BETWEEN, CROSSING, CUT, OTHER, RATES, SEGMENT, SESSION, WHOLE, LevelRates, Rates, cold_share
-from .stock import AS_COMPUTED, AS_STORED, work_by_node
+from .stock import AS_COMPUTED, AS_STORED, work_in_forms
 from .stored import is_multiplied_as_stored, is_stored, may_be_computed
 from .work import Work, border_work, class_of, operation_numbers
 
@@ -64,7 +64,7 @@ class Costs:
                 if value is not None:
                     self.shapes.of(value)
         forms = (False, True) if may_be_computed(model.graph) else (False,)
-        self._forms = [seconds_by_node(nodes, self.shapes.known, self.rates.onnxruntime, computed=c) for c in forms]
+        self._forms = _seconds(work_in_forms(nodes, self.shapes.known, forms), self.rates.onnxruntime)
         self.whole = self.in_onnxruntime(nodes) + seconds_of({WHOLE: [1.0, 0.0, 0.0, 0.0, 0.0]}, self.rates.onnxruntime)
 
     def in_onnxruntime(self, nodes: Iterable[Node]) -> float:
@@ -105,7 +105,7 @@ def computes_weights(nodes: Sequence[Node], shapes: Callable[[], Mapping[Value, 
         return False
     known = shapes() if any(map(is_multiplied_as_stored, nodes)) else {}
     rates = RATES[available_levels()[0].name].onnxruntime
-    stored, computed = (sum(seconds_by_node(nodes, known, rates, computed=c).values()) for c in (False, True))
+    stored, computed = (sum(seconds.values()) for seconds in _seconds(work_in_forms(nodes, known), rates))
     return computed < stored
 
 
@@ -117,11 +117,9 @@ def floats_multiply_faster(rows: int, inputs: int, outputs: int) -> bool:
     return seconds_of({AS_COMPUTED: work}, rates) < seconds_of({AS_STORED: work}, rates)
 
 
-def seconds_by_node(
-    nodes: Iterable[Node], shapes: Mapping[Value, Shape], rates: Rates, *, computed: bool
-) -> dict[Node, float]:  # fmt: skip
-    """Seconds of nodes in onnxruntime at rates; `computed`: with stored weights dequantized once."""
-    return {node: seconds_of(work, rates) for node, work in work_by_node(nodes, shapes, computed=computed).items()}
+def _seconds(forms: Iterable[Mapping[Node, Work]], rates: Rates) -> list[dict[Node, float]]:
+    """Seconds of nodes at rates, for each form of their work."""
+    return [{node: seconds_of(work, rates) for node, work in works.items()} for works in forms]
 
 
 def region_nodes(operations: Iterable[Operation]) -> list[Node]:

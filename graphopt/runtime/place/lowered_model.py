@@ -83,6 +83,7 @@ class _Parts:
     decisions: Mapping[Operation, str] = field(default_factory=dict)
     verdict: str = ""
     shapes: Mapping[Value, Shape] | None = None  # assumed
+    digests: Mapping[Segment, str] = field(default_factory=dict)  # of the greedy partition's regions
 
 
 class LoweredModel:
@@ -146,8 +147,9 @@ class LoweredModel:
         """The times that put a region on kernels; "" where `kernels` is a bool or no time is known."""
         if isinstance(self._kernels, bool):
             return ""
-        pair = self._times.get(region_digest(region)) if self._times else None
-        told = self._get().decisions.get(region.operations[0], "")
+        parts = self._get()
+        pair = self._times.get(parts.digests.get(region) or region_digest(region)) if self._times else None
+        told = parts.decisions.get(region.operations[0], "")
         seconds = (
             "" if pair is None else f"measured {pair[0] * 1e6:.0f} µs on kernels, {pair[1] * 1e6:.0f} µs in onnxruntime"
         )
@@ -191,9 +193,9 @@ class LoweredModel:
         skeleton: Skeleton | None = None
         if not isinstance(self._source, Model):
             from ...onnx_io import infer_types
-            from ...onnx_io.emit import skeleton_of
+            from ...onnx_io.emit import skeleton_as_lifted
 
-            skeleton = skeleton_of(model)
+            skeleton = skeleton_as_lifted(model)
             infer_types(model, skeleton)
             if any(node.subgraphs for node in model.graph):
                 skeleton = None  # their inputs have other types now
@@ -211,6 +213,7 @@ class LoweredModel:
         partitions = Partitions(model.graph, coverage)
         segments = partitions.without(())
         greedy = candidates_of(segments)
+        digests = dict(zip((segment for segment in segments if segment.is_region), greedy))
         if self._kernels is True:
             return _Parts(model, coverage, greedy, (greedy,), segments)
         choice: Choice = self._kernels if isinstance(self._kernels, str) else chosen(greedy, self._times)
@@ -231,7 +234,8 @@ class LoweredModel:
         elif choice == "measured":
             segments, rounds = self._without_slower(partitions, placed)
         coverage.refusals.update({n: why for n, why in placed.reasons.items() if n not in coverage.refusals})
-        return _Parts(model, coverage, greedy, rounds, segments, placed.decisions, placed.verdict, shapes)
+        told = placed.decisions, placed.verdict
+        return _Parts(model, coverage, greedy, rounds, segments, *told, shapes, digests)
 
     def _without_slower(
         self, partitions: Partitions, placed: Placement

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import fields
+from functools import cache
 from typing import Any, Literal
 
 import numpy as np
@@ -107,12 +108,18 @@ def region_digest(segment: Segment) -> str:
 
 def _facts(operation: Operation) -> list[Any]:
     facts: list[Any] = []
-    for field in fields(operation):
-        value = getattr(operation, field.name)
-        if field.name == "moves":
+    for name in _fields(type(operation)):  # type: ignore[arg-type]  # a class has a hash, whatever its instances have
+        value = getattr(operation, name)
+        if name == "moves":
             facts.append([(type(move).__name__, _facts(move)) for move in value])
         elif isinstance(value, np.ndarray):
-            facts.append((field.name, value.shape, value.dtype.str))
-        elif isinstance(value, (int, str, tuple)) and field.name not in ("inputs", "nodes", "tables"):
-            facts.append((field.name, value))
+            facts.append((name, value.shape, value.dtype.str))
+        elif isinstance(value, (int, str, tuple)) and name != "tables":
+            facts.append((name, value))
     return facts
+
+
+@cache
+def _fields(kind: type[Any]) -> tuple[str, ...]:
+    """The fields of a class of operations that may be facts."""
+    return tuple(field.name for field in fields(kind) if field.name not in ("inputs", "nodes"))

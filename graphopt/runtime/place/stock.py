@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from math import prod
 
 from ...ir import Node, TensorType, Value
@@ -79,11 +79,25 @@ def work_by_node(
     The node of a fused kernel has all its work; other fused nodes, and nodes of constants, which run once, have none.
     `computed`: stored weights are dequantized once, too.
     """
+    return work_in_forms(nodes, shapes, (computed,))[0]
+
+
+def work_in_forms(
+    nodes: Iterable[Node], shapes: Mapping[Value, Shape], forms: Sequence[bool] = (False, True)
+) -> list[dict[Node, Work]]:  # fmt: skip
+    """`work_by_node` for each of these values of `computed`."""
     nodes = list(dict.fromkeys(node for node in nodes if not _is_folded(node)))
     absorbed: set[Node] = set()
     kinds = {node: _kind(node, absorbed) for node in nodes}
+    return [_work(kinds, absorbed, shapes, computed) for computed in forms]
+
+
+def _work(
+    kinds: Mapping[Node, str], absorbed: Collection[Node], shapes: Mapping[Value, Shape], computed: bool
+) -> dict[Node, Work]:  # fmt: skip
+    """`work_by_node` of nodes by their classes, without those that are fused into others."""
     found: dict[Node, Work] = {}
-    for node in nodes:
+    for node in kinds:
         if node in absorbed or (is_dequantize(node) and any(use.node in kinds for use in node.output.uses)):
             continue
         kind, numbers = _numbers(node, kinds[node], shapes)

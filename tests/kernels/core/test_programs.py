@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import os
+import pickle
 import subprocess
 import sys
 import threading
+from dataclasses import dataclass, fields
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +17,7 @@ from hypothesis import strategies as st
 
 from graphopt.kernels import Buffer, Kernel, Program, Step, bind_routine, run_routine, select_level
 from graphopt.kernels.core.levels import available_levels
+from graphopt.kernels.core.states import quickly_pickled
 from graphopt.kernels.elementwise.codes import prepare_quantize
 from graphopt.kernels.layout.moves import COPY_ROWS
 from graphopt.kernels.tensors.quantization import Quantization
@@ -160,3 +163,28 @@ def test_levels(monkeypatch: pytest.MonkeyPatch) -> None:
     assert select_level().name == "portable"
     with pytest.raises(ValueError, match="no ISA level 'mmx'"):
         select_level("mmx")
+
+
+def test_a_step_without_buffers_runs_by_itself() -> None:
+    count = 50_000
+    x, y = naive.placed(np.linspace(-9, 9, count, dtype=np.float32)), naive.empty((count,), np.uint8)
+    (step,) = prepare_quantize(count, Quantization(0.1, 100)).steps
+    given = {"x": x, "y": y}
+    arguments = [given.get(value.name) if isinstance(value, Buffer) else value for value in step.arguments.values()]
+    record = step.kernel.fields["qy"]
+    assert isinstance(record, type)
+    own = Step(
+        step.kernel, {"x": x, "y": y, "count": count, "qy": record(*arguments[3:])}, tiles=step.tiles
+    )  # fmt: skip
+    own.run()
+    np.testing.assert_array_equal(y, naive.quantize(x, 0.1, 100, np.uint8))
+
+
+def test_steps_pickle_as_dataclasses_do() -> None:
+    (step,) = prepare_quantize(9, Quantization(0.1, 100)).steps
+    copy = pickle.loads(pickle.dumps(step))
+    assert copy == step and copy.kernel == step.kernel and copy.kernel.fields == step.kernel.fields
+    for value in (step, step.kernel, Buffer("x", 8)):
+        assert value.__getstate__() == [getattr(value, field.name) for field in fields(value)]
+    with pytest.raises(ValueError, match="fewer than two"):
+        quickly_pickled(dataclass(frozen=True, slots=True)(type("One", (), {"__annotations__": {"a": "int"}})))
