@@ -245,9 +245,13 @@ def rotary_heads(s: Sketch) -> None:
 
 
 def rotary_tokens(s: Sketch) -> None:
-    """`rotary` over heads f32[N,H,S,D], with a computed angle for each token of each row, f32[N,S,D/2]"""
+    """`rotary` over heads f32[N,H,S,D], with a computed angle for each token of each row, f32[N,S,D/2]; or over the
+    first elements of each head"""
     x = s.pick(DType.FLOAT, ranks=(4,), bound=20.0, where=lambda v: all(isinstance(d, int) for d in s.shape(v)[1:]))
-    width = s.size(x, 3)
+    width, rest = s.size(x, 3), None
+    if width % 4 == 0 and s.opset >= 13 and s.chance(0.4):
+        width //= 2
+        x, rest = s.nodes("Split", x, s.ints(width, width), outputs=2, axis=3)
     if width % 2:
         raise Declined("no halves")
     first = s.node("Slice", x, s.ints(0, 0), s.ints(1, width // 2), s.ints(1, 3))
@@ -255,7 +259,9 @@ def rotary_tokens(s: Sketch) -> None:
     whole = s.node("Concat", angles, angles, axis=-1)
     cos, sin = (s.with_axes("Unsqueeze", s.node(op, whole), (1,), 13) for op in ("Cos", "Sin"))
     turned = _turned(s, x, width)
-    _both(s, "Add", _both(s, "Mul", x, cos), _both(s, "Mul", turned, sin), bound=40.0)
+    y = _both(s, "Add", _both(s, "Mul", x, cos), _both(s, "Mul", turned, sin), bound=40.0)
+    if rest is not None:
+        s.node("Concat", y, rest, axis=-1, bound=40.0)
 
 
 def norm_of_sums(s: Sketch) -> None:
