@@ -110,6 +110,18 @@ def test_results_are_those_of_attention(past, mask, turn, monkeypatch):
                 np.testing.assert_allclose(y, x, rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.parametrize("more", [", softcap = 0.0, qk_matmul_output_mode = 0", ", is_causal = 0"])
+def test_attributes_that_change_nothing_are_dropped(more):
+    before = lift(text(more=more), 23)
+    after, changes = rewrite(before, share_caches, target="onnxruntime")
+    assert changes == 1 and "Attention" not in ops(after)
+    first, second = session(before), session(after)
+    for given in masks(2, 4, 7):
+        fed = feeds(2, 4, 7, given)
+        for x, y in zip(first.run(None, fed), second.run(None, fed)):
+            np.testing.assert_allclose(y, x, rtol=1e-4, atol=1e-5)
+
+
 def test_packed_operands_and_rotary_embeddings_are_part_of_the_operator():
     after, _ = rewrite(lift(text(), 23), share_caches, target="onnxruntime")
     assert not {"RotaryEmbedding", "Split", "Attention"} & set(ops(after))
