@@ -245,13 +245,12 @@ def rotary_heads(s: Sketch) -> None:
 
 
 def rotary_tokens(s: Sketch) -> None:
-    """`rotary` over heads f32[N,H,S,D], with a computed angle for each token of each row, f32[N,S,D/2]; or over the
-    first elements of each head"""
+    """`rotary` over heads f32[N,H,S,D], with a computed angle for each token of each row, f32[N,S,D/2]"""
+    if s.opset >= 23 and s.chance(0.5):
+        rotary_part(s)
+        return
     x = s.pick(DType.FLOAT, ranks=(4,), bound=20.0, where=lambda v: all(isinstance(d, int) for d in s.shape(v)[1:]))
-    width, rest = s.size(x, 3), None
-    if width % 4 == 0 and s.opset >= 13 and s.chance(0.4):
-        width //= 2
-        x, rest = s.nodes("Split", x, s.ints(width, width), outputs=2, axis=3)
+    width = s.size(x, 3)
     if width % 2:
         raise Declined("no halves")
     first = s.node("Slice", x, s.ints(0, 0), s.ints(1, width // 2), s.ints(1, 3))
@@ -259,9 +258,19 @@ def rotary_tokens(s: Sketch) -> None:
     whole = s.node("Concat", angles, angles, axis=-1)
     cos, sin = (s.with_axes("Unsqueeze", s.node(op, whole), (1,), 13) for op in ("Cos", "Sin"))
     turned = _turned(s, x, width)
-    y = _both(s, "Add", _both(s, "Mul", x, cos), _both(s, "Mul", turned, sin), bound=40.0)
-    if rest is not None:
-        s.node("Concat", y, rest, axis=-1, bound=40.0)
+    _both(s, "Add", _both(s, "Mul", x, cos), _both(s, "Mul", turned, sin), bound=40.0)
+
+
+def rotary_part(s: Sketch) -> None:
+    """The operator on the first elements of heads f32[2,2,3,8] alone, which Slice or Split takes"""
+    heads = s.node("Add", s.weight((2, 2, 3, 8)), s.node("ReduceMean", s.pick(DType.FLOAT, bound=20.0), keepdims=0))
+    if s.chance(0.5):
+        first, rest = s.nodes("Split", heads, s.ints(4, 4), outputs=2, axis=3)
+    else:
+        ends = ((0, 4), (4, (1 << 63) - 1))
+        first, rest = (s.node("Slice", heads, s.ints(start), s.ints(end), s.ints(3)) for start, end in ends)
+    turned = s.node("RotaryEmbedding", first, s.weight((2, 3, 2)), s.weight((2, 3, 2)), bound=40.0)
+    s.node("Concat", turned, rest, axis=-1, bound=40.0)
 
 
 def norm_of_sums(s: Sketch) -> None:
