@@ -16,8 +16,7 @@ cache of 8 bits stands beside, where there can be one. With `--windows FILE` (an
 also the KL divergence of the next token between both caches, over eight windows; with `--float FILE`, the model in
 float32, how many times as fast as onnxruntime on that a prompt of 128 is, here and in onnxruntime.
 
-One thread, its own CPU time, interleaved. Exporting, which needs torch, is not done here: a folder without exports is
-reported as such.
+One thread, its own CPU time, interleaved. A folder without exports is reported as such.
 """
 
 from __future__ import annotations
