@@ -203,11 +203,20 @@ def _chooses(node: Node) -> int | None:
     return None
 
 
+def _joins_one(node: Node) -> int | None:
+    """Concat of one operand and empty ones, as the rest of heads that a rotary embedding turns whole: that operand."""
+    axis, shapes = int(attr(node, "axis", 1)), [shape_of(value) for value in node.inputs]
+    if any(not shape or not -len(shape) <= axis < len(shape) for shape in shapes):
+        return 0 if len(node.inputs) == 1 and node.inputs[0] is not None else None
+    filled = [slot for slot, shape in enumerate(shapes) if shape and shape[axis] != 0]
+    return filled[0] if len(filled) == 1 else None
+
+
 _TABLE: dict[str, Callable[[Node], int | None]] = {
     "Identity": _first(lambda n: True), "Dropout": _first(is_deterministic), "Cast": _first(_same_dtype),
     "CastLike": _first(_same_dtype), "Transpose": _first(_same_order), "Reshape": _first(_same_shape),
     "Expand": _first(_expands_nothing), "Slice": _first(_takes_all), "Pad": _first(_pads_nothing),
-    "Concat": _first(lambda n: len(n.inputs) == 1), "Split": _first(lambda n: len(n.outputs) == 1),
+    "Concat": _joins_one, "Split": _first(lambda n: len(n.outputs) == 1),
     "Unsqueeze": _first(_axes_given_empty), "Squeeze": _first(_squeezes_nothing), "Flatten": _first(_is_flat),
     "Tile": _first(lambda n: version_for(n) >= 6 and _is_filled(n.constant(1), 1)),
     "Clip": _first(lambda n: version_for(n) >= 11 and n.input(1) is None and n.input(2) is None),

@@ -28,6 +28,8 @@ _MASK = "attention_mask"
 _PASTS, _PRESENTS = (4, 5), (1, 2)
 """The operands and results of ONNX's Attention that are caches."""
 _KNOWN = frozenset(("scale", "q_num_heads", "kv_num_heads", "is_causal"))
+_UNUSED = {"softcap": 0, "qk_matmul_output_mode": 0}
+"""Attributes that torch's exporter writes with their defaults, which change nothing."""
 _MASKED = -1e4
 """A bias from which on a key has no weight."""
 _SIZES = ((2, 3, 4), (1, 5, 0), (2, 1, 6))
@@ -97,7 +99,10 @@ class _Caches:
 
     def _check(self, node: Node) -> None:
         """Declined unless the node computes what GroupQueryAttention does, in single precision."""
-        if node.graph is not self.graph or set(node.attrs) - _KNOWN or len(node.outputs) > 3 or any(node.inputs[6:]):
+        others = set(node.attrs) - _KNOWN
+        if any(name not in _UNUSED or node.attrs[name] != _UNUSED[name] for name in others):
+            raise Declined("attention with other attributes")
+        if node.graph is not self.graph or len(node.outputs) > 3 or any(node.inputs[6:]):
             raise Declined("attention of another kind")
         if any((tensor_of(v) or TensorType(DType.UNDEFINED)).dtype is not DType.FLOAT for v in node.inputs[:3]):
             raise Declined("not in single precision")

@@ -43,6 +43,8 @@ MEASURED: dict[str, tuple[float | None, float | None]] = {  # portable, onnxrunt
     "fuse_split_rotary_rows": (2.73, 2.69),
     "fuse_rotary": (None, 2.59),
     "fuse_split_rotary": (None, 2.74),
+    "extend_rotary": (1.47, 1.57),
+    "extend_split_rotary": (1.50, 1.53),
     "fuse_batch_norm": (1.82, 1.83),
     "affine_into_batch_norm": (2.55, 2.57),
     "join_batch_norms": (1.81, 1.81),

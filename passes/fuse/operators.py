@@ -31,7 +31,14 @@ from .piecewise import (
     fuse_sigmoid,
     relu_after_clip,
 )
-from .rotary import fuse_rotary, fuse_rotary_rows, fuse_split_rotary, fuse_split_rotary_rows
+from .rotary import (
+    extend_rotary,
+    extend_split_rotary,
+    fuse_rotary,
+    fuse_rotary_rows,
+    fuse_split_rotary,
+    fuse_split_rotary_rows,
+)
 from .softmax import fuse_log_softmax, fuse_softmax
 
 RULES: tuple[Rule, ...] = (
@@ -39,7 +46,7 @@ RULES: tuple[Rule, ...] = (
     fuse_mish, *fuse_sigmoid, *fuse_leaky_relu, *fuse_leaky_difference, *fuse_prelu, clip_after_relu, relu_after_clip,
     *fuse_clip, fuse_relu_and_min, *fuse_layer_norm, *fuse_rms_norm, scale_into_norm, shift_into_norm,
     affine_into_instance_norm, *fuse_l2_norm, *fuse_softmax, *fuse_log_softmax, fuse_rotary_rows,
-    fuse_split_rotary_rows, fuse_rotary, fuse_split_rotary,
+    fuse_split_rotary_rows, fuse_rotary, fuse_split_rotary, extend_rotary, extend_split_rotary,
     affine_into_batch_norm, fuse_batch_norm, join_batch_norms, einsum_as_product, einsum_of_one,
 )  # fmt: skip
 """The rules, tried in this order at each node."""

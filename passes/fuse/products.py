@@ -16,12 +16,12 @@ _ROWS = 16
 """Rows of a weight from which one product saves more than the Split of its result costs: the product does 16
 multiplications for each element that Split copies. `python -m tests.bench.fusion` shows the gain on whole models."""
 
-_LARGEST = 1 << 26
+LARGEST = 1 << 26
 """Bytes of a merged weight; larger ones stay in their file, and are not copied into memory."""
 
 
 @dataclass(frozen=True, slots=True)
-class _Branch:
+class Branch:
     """x W, or x W + b if `sum` is not None."""
 
     product: Node
@@ -54,15 +54,15 @@ def merge_products(graph: Graph, context: Context) -> int:
     nodes = list(graph.walk())
     if any(node.op in QUANTIZERS for node in nodes):
         return merged
-    groups: dict[tuple[Value, Graph | None, bool], list[_Branch]] = {}
+    groups: dict[tuple[Value, Graph | None, bool], list[Branch]] = {}
     for node in nodes:
-        branch = _branch(node) if node.op == "MatMul" else None
+        branch = read_branch(node) if node.op == "MatMul" else None
         if branch is not None and node.inputs[0] is not None:
             groups.setdefault((node.inputs[0], node.graph, branch.sum is None), []).append(branch)
     return merged + sum(_merge(x, branches, context) for (x, _, _), branches in groups.items() if len(branches) > 1)
 
 
-def _branch(product: Node) -> _Branch | None:
+def read_branch(product: Node) -> Branch | None:
     """A product with a constant matrix that has no other users, and the sum with a bias after it; None for others."""
     x, w = product.inputs
     if x is None or w is None or w.constant is None or not w.has_one_use or w.constant.dtype is not DType.FLOAT:
@@ -75,16 +75,16 @@ def _branch(product: Node) -> _Branch | None:
     if sum is not None and sum.op == "Add" and sum.graph is product.graph:
         bias = sum.inputs[1] if sum.inputs[0] is product.output else sum.inputs[0]
         if bias is not None and bias.constant is not None and bias.constant.shape == w.constant.shape[1:]:
-            return _Branch(product, sum, bias)
-    return _Branch(product, None, None)
+            return Branch(product, sum, bias)
+    return Branch(product, None, None)
 
 
-def _merge(x: Value, branches: list[_Branch], context: Context) -> int:
+def _merge(x: Value, branches: list[Branch], context: Context) -> int:
     first = branches[0].product
     owner = first.graph
     constants = [b.weight.constant for b in branches]
     total = sum(c.nbytes for c in constants if c is not None)
-    if owner is None or total > _LARGEST:
+    if owner is None or total > LARGEST:
         return 0
     build = Builder(owner, context)
     merged = np.concatenate([c.array() for c in constants if c is not None], axis=1)

@@ -1,6 +1,7 @@
 """Rotary position embedding (Su et al. 2021) in the spelling of exported language models.
 
-x cos + [-x2, x1] sin = rotary(x), where x = [x1, x2] are the halves of the last axis
+x cos + [-x2, x1] sin = rotary(x), where x = [x1, x2] are the halves of the last axis; of some models, only of the first
+elements of each head
 """
 
 from __future__ import annotations
@@ -54,13 +55,20 @@ def _sliced_width(
 ) -> int:  # fmt: skip
     """D, where Slices take the two halves of the last axis; Declined otherwise."""
     width = _width(x)
-    _last(turned)
+    _sliced(x, bounds, axis, step, turned, width // 2)
+    return width
+
+
+def _sliced(
+    x: Value, bounds: tuple[Array, ...], axis: Array | None, step: Array | None, joined: Node, size: int
+) -> None:  # fmt: skip
+    """Declined unless Slices take the first `size` elements of the last axis and the rest, joined there again."""
+    _last(joined)
     limits = [v.reshape(-1).tolist() for v in bounds]
     if axis is None or axis.reshape(-1).tolist() not in ([-1], [3]) or (step is not None and (step != 1).any()):
         raise Declined("not over the last axis")
-    if limits[:3] != [[0], [width // 2], [width // 2]] or limits[3][0] < width:
-        raise Declined("not the two halves")
-    return width
+    if limits[:3] != [[0], [size], [size]] or limits[3][0] < _width(x):
+        raise Declined("not the two parts")
 
 
 def _split_width(x: Value, split: Node, turned: Node) -> int:
@@ -104,6 +112,48 @@ def fuse_rotary(
 def fuse_split_rotary(build: Builder, x: Value, c: Value, s: Value, split: Node, turned: Node) -> Value:
     """x cos + [-x2, x1] sin = rotary(x), the halves taken by Split"""
     return _rotary(build, x, c, s, _split_width(x, split, turned))
+
+
+def _partial() -> Iterator[OpPattern]:
+    for rest, first in _halves():
+        turned = op.RotaryEmbedding(first, any_value(), any_value(), name="turned")
+        yield op.Concat(turned, rest, name="joined")
+
+
+_PARTIAL, _PARTIAL_SPLIT = _partial()
+
+
+@rule(_PARTIAL, min_opset=23)
+def extend_rotary(
+    build: Builder, x: Value, from1: Array, to1: Array, from2: Array, to2: Array,
+    axis: Array | None, step: Array | None, turned: Node, joined: Node,
+) -> Value:  # fmt: skip
+    """[rotary(x1), x2] = rotary(x) of the first elements, x1 of each head; the parts taken by Slice"""
+    size = _turned_size(turned)
+    _sliced(x, (from1, to1, from2, to2), axis, step, joined, size)
+    return _of_first(build, x, turned, size)
+
+
+@rule(_PARTIAL_SPLIT, min_opset=23)
+def extend_split_rotary(build: Builder, x: Value, split: Node, turned: Node, joined: Node) -> Value:
+    """[rotary(x1), x2] = rotary(x) of the first elements, x1 of each head; the parts taken by Split"""
+    _last(joined)
+    _last(split)
+    if _width(x) < _turned_size(turned) or len(split.outputs) != 2:
+        raise Declined("other parts than two")
+    return _of_first(build, x, turned, _turned_size(turned))
+
+
+def _turned_size(turned: Node) -> int:
+    """The elements of a head that are turned, all of those of the operand f32[B,H,S,D]."""
+    x = turned.inputs[0]
+    if x is None or attr(turned, "rotary_embedding_dim", 0):
+        raise Declined("only a part is turned already")
+    return _width(x)
+
+
+def _of_first(build: Builder, x: Value, turned: Node, size: int) -> Value:
+    return build.copy(turned, [x, *turned.inputs[1:]], rotary_embedding_dim=size)
 
 
 def _rows(build: Builder, x: Value, value: Value, width: int) -> Value:

@@ -1,29 +1,35 @@
-"""Decoders with their caches: `python -m tests.bench.decoders FOLDER [TEXT]`, or `--session FILE …`.
+"""Decoders with their caches: `python -m tests.bench.decoders FOLDER [TEXT …] [--rounds N] [--export PYTHON]`, or
+`--session FILE …`.
 
-FOLDER: written by `python -m tests.strangers.decoders FOLDER`. One row per model whose name contains TEXT:
-onnxruntime's time on the original and the optimized file's relative speed, for one token after 128 and after 1,000
-others (64 tokens without a cache); nodes before and after `optimize(target="onnxruntime")`; and the largest difference
-of any result by the largest result, over a step, a prompt, batches padded before and after and one with holes in its
-mask. `--session`: the Session beside onnxruntime on the same files, a token after 128 and after 1,000 others and
-prompts as long (the second of each length), in the loop of `generate`, where caches are handed on; the speed, and the
-share
-of what one core reads from memory that a token reaches: weights once, the file's size, and caches once. A token on a
+FOLDER: written by `python -m tests.strangers.decoders FOLDER --wide`, which `--export` runs first, by an interpreter
+that has torch and transformers, for the styles TEXT or for all. One row per model whose name contains a TEXT:
+onnxruntime's time on the original, and the relative speed of `optimize(target="onnxruntime")` and of the portable
+result, for one token after 128 and after 1,000 others (64 tokens without a cache); nodes of all three; and the largest
+difference of any result by the largest result, over a step, a prompt, batches padded before and after and one with
+holes in its mask. Sessions of one file differ by a tenth as long as they live: each round opens all anew, another one
+first, and the ratios are means over the rounds, with the least. The mean of all is the mean over styles.
+
+`--session`: the Session beside onnxruntime on the same files, a token after 128 and after 1,000 others and prompts as
+long (the second of each length), in the loop of `generate`, where caches are handed on; the speed, and the share of
+what one core reads from memory that a token reaches: weights once, the file's size, and caches once. A token on a
 cache of 8 bits stands beside, where there can be one. With `--windows FILE` (an .npz with `evaluation`, tokens [N, S])
 also the KL divergence of the next token between both caches, over eight windows; with `--float FILE`, the model in
 float32, how many times as fast as onnxruntime on that a prompt of 128 is, here and in onnxruntime.
 
-One thread, its own CPU time, interleaved. Exporting, which needs torch, is not done here: a folder without exports is
-reported as such.
+One thread, its own CPU time, interleaved. A folder without exports is reported as such.
 """
 
 from __future__ import annotations
 
+import argparse
+import subprocess
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from functools import partial
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import numpy as np
 import onnxruntime
@@ -32,6 +38,7 @@ import graphopt
 from graphopt.errors import ModelError
 from graphopt.measure import geometric_mean, interleaved, ort_session, own_clock
 from graphopt.measure.tokens import TokenScores
+from graphopt.options import Runtime
 from graphopt.runtime.generate.kept import CacheType
 from graphopt.runtime.generate.loop import _feeds, prompt_of
 from tests.bench.nodes import count
@@ -90,34 +97,52 @@ def cases() -> Iterator[tuple[int, int, int, np.ndarray | None]]:
 
 
 def difference(first: onnxruntime.InferenceSession, second: onnxruntime.InferenceSession) -> float:
-    """The largest difference over all cases, by the largest result."""
+    """The largest difference over all cases, by the largest result; infinite where only one result is not a number."""
     worst = 0.0
     names = [v.name for v in first.get_outputs()]
     for case in cases():
         given = feed(first, *case)
         for x, y in zip(first.run(names, given), second.run(names, given)):
-            worst = max(worst, float(np.abs(x - y).max(initial=0)) / max(float(np.abs(x).max(initial=0)), 1e-6))
+            kept = ~np.isnan(x)
+            if (kept == np.isnan(y)).any():
+                return float("inf")
+            apart = np.abs(x[kept] - y[kept]).max(initial=0)
+            worst = max(worst, float(apart) / max(float(np.abs(x[kept]).max(initial=0)), 1e-6))
     return worst
 
 
-def row(path: Path, label: str) -> list[float]:
-    """Print the row of a model; returns the ratios of speed."""
-    result = graphopt.optimize(path, target="onnxruntime", validate=False)
-    sessions = {"before": ort_session(str(path)), "after": ort_session(result.model.SerializeToString())}
-    first, second = sessions.values()
-    apart = difference(first, second)
-    ratios = []
-    steps = [(1, past) for past in PASTS] if has_cache(first) else [(_ENCODED, 0)]
-    for rows, past in steps:
-        given = feed(first, 1, rows, past, None)
-        runs = {name: (lambda s=session, g=given: s.run(None, g)) for name, session in sessions.items()}
-        timings = interleaved(runs, seconds=2.0, clock=own_clock())
-        ratios.append(timings[1].ratio)
-        label += f" | {timings[0].median * 1e3:.2f} ms {timings[1].ratio:.2f}"
-    nodes = " → ".join(
-        str(count(model)) for model in (graphopt.optimize(path, passes=()).model.graph, result.model.graph)
+def race(files: Mapping[str, str], fed: Feed, turn: int) -> tuple[float, ...]:
+    """Seconds of the first file, and its time by each other's, in sessions opened anew, another one first by turns."""
+    names, sessions = [*files], dict[str, onnxruntime.InferenceSession]()
+    for at in range(turn, turn + len(names)):
+        name = names[at % len(names)]
+        sessions[name] = ort_session(files[name])
+    timings = interleaved(
+        {name: partial(sessions[name].run, None, fed) for name in names}, seconds=0.7, min_runs=9, clock=own_clock()
     )
-    print(f"{label} | {nodes} | {apart:.0e}", flush=True)
+    return (timings[0].median, *(timing.ratio for timing in timings[1:]))
+
+
+def row(path: Path, label: str, rounds: int) -> list[float]:
+    """Print the row of a model; returns the ratios of speed for onnxruntime's target."""
+    with TemporaryDirectory() as folder:
+        nodes, apart = [count(graphopt.optimize(path, passes=()).model.graph)], list[str]()
+        files, first = {"before": str(path)}, ort_session(str(path))
+        targets: tuple[Runtime, ...] = ("onnxruntime", "portable")
+        for target in targets:
+            result = graphopt.optimize(path, target=target, validate=False)
+            nodes.append(count(result.model.graph))
+            files[target] = str(Path(folder, f"{target}.onnx"))
+            result.save(files[target])
+            apart.append(f"{difference(first, ort_session(files[target])):.0e}")
+        ratios = []
+        for rows, past in [(1, past) for past in PASTS] if has_cache(first) else [(_ENCODED, 0)]:
+            fed = feed(first, 1, rows, past, None)
+            seconds, *taken = zip(*(race(files, fed, turn) for turn in range(rounds)))
+            ratios.append(geometric_mean(taken[0]))
+            cells = [f"{geometric_mean(ratio):.2f} ({min(ratio):.2f})" for ratio in taken]
+            label += f" | {np.median(seconds) * 1e3:.2f} ms {', '.join(cells)}"
+    print(f"{label} | {' → '.join(map(str, nodes))} | {', '.join(apart)}", flush=True)
     return ratios
 
 
@@ -213,14 +238,30 @@ def main() -> None:
         found = [r for path in files for r in session_row(Path(path), windows, whole)]
         print(f"{len(found)} ratios: mean {geometric_mean(found):.2f}, least {min(found):.2f}")
         return
-    folder, text = Path(sys.argv[1]), sys.argv[2] if len(sys.argv) > 2 else ""
-    paths = [p for p in sorted(folder.rglob("*.onnx")) if text in str(p.relative_to(folder))]
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("folder", type=Path)
+    parser.add_argument("texts", nargs="*", metavar="TEXT")
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--export", metavar="PYTHON")
+    asked = parser.parse_args()
+    if asked.export:
+        command = [asked.export, "-m", "tests.strangers.decoders", str(asked.folder), *asked.texts, "--wide"]
+        subprocess.run(command, check=True)
+    paths = [p for p in sorted(asked.folder.rglob("*.onnx")) if any(t in str(p) for t in asked.texts or [""])]
     if not paths:
         sys.exit(
-            f"{folder} holds no such export: `python -m tests.strangers.decoders {folder}` writes them, with torch"
+            f"{asked.folder} holds no such export: `python -m tests.strangers.decoders {asked.folder}` writes them, "
+            "with torch"
         )
-    ratios = [r for path in paths for r in row(path, str(path.relative_to(folder).with_suffix("")))]
-    print(f"{len(ratios)} ratios: mean {geometric_mean(ratios):.2f}, least {min(ratios):.2f}")
+    found = dict[str, list[float]]()
+    for path in paths:
+        label = str(path.relative_to(asked.folder).with_suffix(""))
+        found.setdefault(label.split("-")[0], []).extend(row(path, label, asked.rounds))
+    for style, ratios in found.items():
+        print(f"{style}: mean {geometric_mean(ratios):.2f}, least {min(ratios):.2f}")
+    every = [ratio for ratios in found.values() for ratio in ratios]
+    means = geometric_mean([geometric_mean(ratios) for ratios in found.values()])
+    print(f"{len(every)} ratios of {len(found)} styles: mean {means:.3f}, least {min(every):.2f}")
 
 
 if __name__ == "__main__":

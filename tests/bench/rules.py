@@ -89,6 +89,8 @@ _ROTARY = f"""ff = Concat<axis = -1>(f, f)
  a1 = Mul(x, cu)
  b1 = Mul(t, su)
  y = Add(a1, b1)"""
+_PART_HEAD = _ROTARY_HEAD.replace("128,32] f", "128,16] f")
+_PART = f"co = Cos(f)\n si = Sin(f)\n {_SLICES}\n t = RotaryEmbedding(x1, co, si)\n y = Concat<axis = -1>(t, x2)"
 _CODES = "int8[768,768] codes, float ks = {0.01}"
 _DYNAMIC = """q, s, z = DynamicQuantizeLinear(x)
  i = MatMulInteger(q, codes, z)
@@ -138,6 +140,9 @@ INSTANCES = {
     "fuse_rotary": Instance(_ROTARY_HEAD, _ROTARY, 17, _ROTARY_WEIGHTS),
     "fuse_split_rotary": Instance(_ROTARY_HEAD, _ROTARY.replace(_SLICES, "x1, x2 = Split<axis = 3>(x, sizes)"), 17,
                                   _ROTARY_WEIGHTS),
+    "extend_rotary": Instance(_PART_HEAD, _PART, 23, _ROTARY_WEIGHTS),
+    "extend_split_rotary": Instance(_PART_HEAD, _PART.replace(_SLICES, "x1, x2 = Split<axis = 3>(x, sizes)"), 23,
+                                    _ROTARY_WEIGHTS),
     "fuse_batch_norm": Instance(MAP, "m = Mul(each, x)\n y = Add(m, shift)"),
     "affine_into_batch_norm": Instance(MAP, "n = BatchNormalization(x, s64, b64, m64, v64)\n m = Mul(n, each)\n "
                                        "y = Add(m, shift)", 17, "float[64] v64"),

@@ -25,11 +25,13 @@ import onnxruntime
 
 import graphopt
 from graphopt.measure import interleaved, ort_session
-from tests.bench.decoders import PASTS
+from tests.bench.decoders import PASTS, feed
 from tests.bench.nodes import count
 
 _TOKENS = 60
 """Tokens that each form writes, all of them timed."""
+_STEPS = (6, 1, 1, 3)
+"""Tokens of a prompt and of steps behind it, over which an export and its form with one buffer are compared."""
 
 
 def grown(session: onnxruntime.InferenceSession, prompt: np.ndarray) -> Iterator[int]:
@@ -120,13 +122,62 @@ def race(path: Path, model: bytes, folder: Path | None, past: int, turn: int) ->
     return {name: (timing.median, timing.ratio) for name, timing in zip(runs, timings)}
 
 
+def difference(first: onnxruntime.InferenceSession, second: onnxruntime.InferenceSession) -> float:
+    """The largest difference of tokens that the mask keeps, by the largest result; `second` on one buffer a cache."""
+    logits, *presents = [made.name for made in first.get_outputs()]
+    pasts, worst = [given for given in first.get_inputs() if "past" in given.name], 0.0
+    masks = [np.ones((1, sum(_STEPS)), bool), *(np.ones((2, sum(_STEPS)), bool) for _ in range(2))]
+    masks[1][0, :3], masks[2][0, 2:4] = False, False
+    for mask in masks:
+        sizes = [(len(mask), past.shape[1], mask.shape[1] + 5, past.shape[3]) for past in pasts]
+        buffers = [onnxruntime.OrtValue.ortvalue_from_numpy(np.full(size, 7, np.float32)) for size in sizes]
+        caches = [np.zeros((*size[:2], 0, size[3]), np.float32) for size in sizes]
+        for end, rows in zip(np.cumsum(_STEPS), _STEPS):
+            fed = feed(first, len(mask), rows, int(end) - rows, mask[:, :end])
+            fed |= {past.name: cache for past, cache in zip(pasts, caches)}
+            expected, *caches = first.run([logits, *presents], fed)
+            binding = second.io_binding()
+            for given in second.get_inputs():
+                if "past" not in given.name:
+                    binding.bind_cpu_input(given.name, np.ascontiguousarray(fed[given.name]))
+            for past, present, buffer in zip(pasts, presents, buffers):
+                binding.bind_ortvalue_input(past.name, buffer)
+                binding.bind_ortvalue_output(present, buffer)
+            binding.bind_output(logits)
+            second.run_with_iobinding(binding)
+            kept, tokens = mask[:, :end], mask[:, end - rows : end]
+            found = [binding.get_outputs()[-1].numpy()[tokens]]
+            found += [buffer.numpy().transpose(0, 2, 1, 3)[:, :end][kept] for buffer in buffers]
+            wanted = [expected[tokens], *(cache.transpose(0, 2, 1, 3)[kept] for cache in caches)]
+            apart = [float(np.abs(x - y).max() / np.abs(x).max()) for x, y in zip(wanted, found)]
+            worst = max(worst, *(float("inf") if np.isnan(one) else one for one in apart))
+    return worst
+
+
+def counts(path: Path) -> None:
+    """Print the row of an export."""
+    whole = graphopt.optimize(path, target="onnxruntime", validate=False)
+    result = graphopt.optimize(whole.model, passes=["share-caches"], target="onnxruntime", validate=False)
+    nodes = [count(one.model.graph) for one in (graphopt.optimize(path, passes=()), whole, result)]
+    kinds = [sum(node.op.endswith(kind) for node in result.ir.graph) for kind in ("GroupQueryAttention", "Attention")]
+    cell = f"{path.stem} | {' → '.join(map(str, nodes))} | {kinds[0]} of {kinds[1]} share"
+    if kinds[0]:
+        cell += f" | {difference(ort_session(str(path)), ort_session(result.model.SerializeToString())):.0e}"
+    print(cell, flush=True)
+
+
 def main() -> None:
     """Print a line for each length."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("file", type=Path)
+    parser.add_argument("file", type=Path, nargs="?")
+    parser.add_argument("--counts", type=Path, nargs="+", metavar="FILE", default=[])
     parser.add_argument("--genai", type=Path, metavar="FOLDER")
     parser.add_argument("--rounds", type=int, default=5)
     asked = parser.parse_args()
+    for path in asked.counts:
+        counts(path)
+    if asked.file is None:
+        return
     result = graphopt.optimize(asked.file, passes=["share-caches"], target="onnxruntime", validate=False)
     if not any(node.op.endswith("GroupQueryAttention") for node in result.ir.graph):
         sys.exit(f"{asked.file}: its caches cannot be shared")

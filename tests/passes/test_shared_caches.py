@@ -87,9 +87,18 @@ PLAIN = "q = Identity(q0)\n k = Identity(k0)"
 FORMS = [(past, mask, turn) for past in PAST for mask in MASK for turn in (TURNS, PLAIN)]
 
 
-@pytest.mark.parametrize(("past", "mask", "turn"), FORMS)
-def test_results_are_those_of_attention(past, mask, turn):
-    before = lift(text(past, mask, turn), 23)
+PARTIAL = TURNS.replace("num_heads", "rotary_embedding_dim = 16, num_heads")
+WIDER = (("P,16]", "P,32]"), ("{32, 16, 16}", "{64, 32, 32}"), ("[32,64]", "[32,128]"))
+
+
+@pytest.mark.parametrize(("past", "mask", "turn"), [*FORMS, ("one size", "truth values", PARTIAL)])
+def test_results_are_those_of_attention(past, mask, turn, monkeypatch):
+    written = text(past, mask, turn)
+    if turn == PARTIAL:  # the operator turns 16 or more elements of a head
+        monkeypatch.setattr(f"{__name__}.SIZE", 32)
+        for old, new in WIDER:
+            written = written.replace(old, new)
+    before = lift(written, 23)
     after, changes = rewrite(before, share_caches, target="onnxruntime")
     assert changes == 1 and "Attention" not in ops(after) and "com.microsoft::GroupQueryAttention" in ops(after)
     assert "RotaryEmbedding" not in ops(after)
@@ -99,6 +108,18 @@ def test_results_are_those_of_attention(past, mask, turn):
             fed = feeds(batch, rows, earlier, given)
             for x, y in zip(first.run(None, fed), second.run(None, fed)):
                 np.testing.assert_allclose(y, x, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("more", [", softcap = 0.0, qk_matmul_output_mode = 0", ", is_causal = 0"])
+def test_attributes_that_change_nothing_are_dropped(more):
+    before = lift(text(more=more), 23)
+    after, changes = rewrite(before, share_caches, target="onnxruntime")
+    assert changes == 1 and "Attention" not in ops(after)
+    first, second = session(before), session(after)
+    for given in masks(2, 4, 7):
+        fed = feeds(2, 4, 7, given)
+        for x, y in zip(first.run(None, fed), second.run(None, fed)):
+            np.testing.assert_allclose(y, x, rtol=1e-4, atol=1e-5)
 
 
 def test_packed_operands_and_rotary_embeddings_are_part_of_the_operator():

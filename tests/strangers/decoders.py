@@ -1,13 +1,16 @@
-"""Exports of decoders with their caches, by both exporters: `python -m tests.strangers.decoders FOLDER [STYLE …]`.
+"""Exports of decoders with their caches, by both exporters:
+`python -m tests.strangers.decoders FOLDER [STYLE …] [--wide] [--opset N]`.
 
-Needs torch and transformers (the extra `strangers`). Llama, Qwen2, Gemma 1 and 3, Phi and GPT-2 as
-STYLE-EXPORTER.onnx, with input_ids, attention_mask, position_ids and past_key_values.*, logits and present.*; T5,
-MarianMT and Whisper as folders with Optimum's names. Two layers of realistic width with random weights; each file is
-written once.
+Needs torch and transformers (the extra `strangers`). STYLE-EXPORTER.onnx, with input_ids, attention_mask, position_ids
+and past_key_values.*, logits and present.*: by default those of `DECODERS`, on demand those of `ASIDE`, too; T5,
+MarianMT and Whisper as folders with Optimum's names. Random weights: two layers of realistic width with a small
+vocabulary, or by `--wide` the sizes of `WIDE`, as STYLE-wide-EXPORTER.onnx. `--opset`: of both exporters, as
+STYLE-EXPORTER-N.onnx. Each file is written once.
 """
 
 from __future__ import annotations
 
+import argparse
 import sys
 import warnings
 from collections.abc import Sequence
@@ -20,55 +23,85 @@ from torch import nn
 
 LAYERS, WIDTH, HEADS, GROUPS, INNER, WORDS = 2, 576, 9, 3, 1536, 2000
 """Sizes of SmolLM2-135M, with fewer layers and words."""
-_SIZES = {
-    "hidden_size": WIDTH, "intermediate_size": INNER, "num_hidden_layers": LAYERS, "num_attention_heads": HEADS,
-    "num_key_value_heads": GROUPS, "vocab_size": WORDS, "max_position_embeddings": 2048,
+_NAMES = ("num_hidden_layers", "hidden_size", "num_attention_heads", "num_key_value_heads", "intermediate_size",
+          "vocab_size")  # fmt: skip
+WIDE = {
+    "llama": (6, 576, 9, 3, 1536, 32000), "qwen2": (6, 896, 14, 2, 4864, 32000), "gemma3": (6, 640, 4, 1, 2048, 32000),
+    "phi": (4, 1024, 16, 16, 4096, 32000), "gpt2": (6, 768, 12, 12, 3072, 32000), "tiny": (2, 64, 4, 2, 128, 512),
+    "gemma": (4, 1024, 8, 1, 4096, 32000), "mistral": (4, 1024, 16, 4, 3584, 32000),
+    "t5": (6, 512, 8, 8, 2048, 32000), "marian": (6, 512, 8, 8, 2048, 32000), "whisper": (4, 384, 6, 6, 1536, 32000),
 }  # fmt: skip
-DECODERS, PAIRS = ("llama", "qwen2", "gemma", "gemma3", "phi", "gpt2"), ("t5", "marian", "whisper")
+"""Layers, width, heads, heads of keys, inner width and words: of SmolLM2, Qwen2-0.5B, Gemma-3-270M, a Phi, GPT-2,
+a tiny Llama, a Gemma, a Mistral, T5-small, MarianMT and Whisper-tiny, with fewer layers and words in most."""
+DECODERS, PAIRS = ("llama", "qwen2", "gemma", "gemma3", "phi", "gpt2", "mistral"), ("t5", "marian", "whisper")
+ASIDE = ("stablelm", "starcoder2", "granite", "olmo2", "gpt_neox", "phi3", "qwen3", "opt")
+"""Styles on which no rewrite was developed."""
 OPSETS = {"script": 17, "dynamo": 18}
 
 
-def decoder(style: str) -> Any:
-    """A model for the next token. KeyError for an unknown style."""
+def decoder(style: str, sizes: tuple[int, ...] = (LAYERS, WIDTH, HEADS, GROUPS, INNER, WORDS)) -> Any:
+    """A model for the next token, of `sizes` as in `WIDE`. KeyError for an unknown style."""
+    layers, width, heads, _, inner, words = sizes
+    given = {**dict(zip(_NAMES, sizes)), "max_position_embeddings": 2048}
+    even = {**given, "num_key_value_heads": heads}
+    size = 256 if words == WIDE["gemma3"][-1] else width // heads
+    kinds = ["full_attention" if n % 6 == 5 or n + 1 == layers else "sliding_attention" for n in range(layers)]
+    learned = {"n_embd": width, "n_layer": layers, "n_head": heads, "n_inner": inner, "vocab_size": words}
     models = {
-        "llama": lambda: transformers.LlamaForCausalLM(transformers.LlamaConfig(**_SIZES)),
-        "qwen2": lambda: transformers.Qwen2ForCausalLM(transformers.Qwen2Config(**_SIZES)),
-        "gemma": lambda: transformers.GemmaForCausalLM(transformers.GemmaConfig(**_SIZES, head_dim=WIDTH // HEADS)),
-        "gemma3": lambda: transformers.Gemma3ForCausalLM(
-            transformers.Gemma3TextConfig(
-                **_SIZES,
-                head_dim=WIDTH // HEADS,
-                sliding_window=256,
-                layer_types=["sliding_attention", "full_attention"],
-            )
-        ),
-        "phi": lambda: transformers.PhiForCausalLM(transformers.PhiConfig(**{**_SIZES, "num_key_value_heads": HEADS})),
-        "gpt2": lambda: transformers.GPT2LMHeadModel(
-            transformers.GPT2Config(n_embd=WIDTH, n_layer=LAYERS, n_head=HEADS, vocab_size=WORDS, n_positions=2048)
-        ),
+        "llama": ("Llama", "Llama", given),
+        "tiny": ("Llama", "Llama", given),
+        "qwen2": ("Qwen2", "Qwen2", given),
+        "gemma": ("Gemma", "Gemma", {**given, "head_dim": size}),
+        "gemma3": ("Gemma3", "Gemma3Text", {**given, "head_dim": size, "sliding_window": 256, "layer_types": kinds}),
+        "phi": ("Phi", "Phi", even),
+        "gpt2": ("GPT2LMHead", "GPT2", {**learned, "n_positions": 2048}),
+        "mistral": ("Mistral", "Mistral", {**given, "sliding_window": 256}),
+        "stablelm": ("StableLm", "StableLm", given),
+        "starcoder2": ("Starcoder2", "Starcoder2", given),
+        "granite": ("Granite", "Granite", given),
+        "olmo2": ("Olmo2", "Olmo2", even),
+        "gpt_neox": ("GPTNeoX", "GPTNeoX", even),
+        "phi3": ("Phi3", "Phi3", {**given, "pad_token_id": 0}),
+        "qwen3": ("Qwen3", "Qwen3", {**given, "head_dim": 64}),
+        "opt": ("OPT", "OPT", {**even, "ffn_dim": inner, "word_embed_proj_dim": width}),
     }
-    return models[style]()
+    kind, config, options = models[style]
+    if "LMHead" in kind:
+        kind = kind.removesuffix("LMHead") + "LMHeadModel"
+    else:
+        kind += "ForCausalLM"
+    return drawn(getattr(transformers, kind)(getattr(transformers, f"{config}Config")(**options)))
 
 
-def pair(style: str) -> Any:
-    """A model from one sequence to another. KeyError for an unknown style."""
-    sizes = {
-        "d_model": 512, "encoder_layers": LAYERS, "decoder_layers": LAYERS, "encoder_attention_heads": 8,
-        "decoder_attention_heads": 8, "encoder_ffn_dim": 2048, "decoder_ffn_dim": 2048, "vocab_size": WORDS,
+def drawn(model: Any) -> Any:
+    """The model with random gains and biases: fresh ones are ones and zeros, which any optimizer drops."""
+    with torch.no_grad():
+        for parameter in model.parameters():
+            if parameter.ndim == 1:
+                parameter += 0.1 * torch.randn_like(parameter)
+    return model
+
+
+def pair(style: str, sizes: tuple[int, ...] = (LAYERS, 512, 8, 8, 2048, WORDS)) -> Any:
+    """A model from one sequence to another, of `sizes` as in `WIDE`. KeyError for an unknown style."""
+    layers, width, heads, _, inner, words = sizes
+    options = {
+        "d_model": width, "encoder_layers": layers, "decoder_layers": layers, "encoder_attention_heads": heads,
+        "decoder_attention_heads": heads, "encoder_ffn_dim": inner, "decoder_ffn_dim": inner, "vocab_size": words,
         "pad_token_id": 0, "eos_token_id": 1, "decoder_start_token_id": 1,
     }  # fmt: skip
     models = {
         "t5": lambda: transformers.T5ForConditionalGeneration(
-            transformers.T5Config(num_layers=LAYERS, vocab_size=WORDS, decoder_start_token_id=0)
+            transformers.T5Config(num_layers=layers, vocab_size=words, decoder_start_token_id=0)
         ),
-        "marian": lambda: transformers.MarianMTModel(transformers.MarianConfig(**sizes, forced_eos_token_id=1)),
+        "marian": lambda: transformers.MarianMTModel(transformers.MarianConfig(**options, forced_eos_token_id=1)),
         "whisper": lambda: transformers.WhisperForConditionalGeneration(
             transformers.WhisperConfig(
-                **sizes, bos_token_id=1, num_mel_bins=16, max_source_positions=100, max_target_positions=2048
+                **options, bos_token_id=1, num_mel_bins=16, max_source_positions=100, max_target_positions=2048
             )
         ),
     }
-    return models[style]()
+    return drawn(models[style]())
 
 
 class Step(nn.Module):
@@ -123,7 +156,7 @@ class NextToken(nn.Module):
     def forward(self, ids: Any, *rest: Any) -> tuple[Any, ...]:
         mask, pasts = (rest[0], rest[1:]) if self.masked else (None, rest)
         cache = transformers.EncoderDecoderCache(transformers.DynamicCache(), transformers.DynamicCache())
-        for layer in range(LAYERS):
+        for layer in range(len(pasts) // 4):
             a, b, c, d = pasts[4 * layer : 4 * layer + 4]
             cache.self_attention_cache.update(a, b, layer)
             cache.cross_attention_cache.update(c, d, layer)
@@ -139,12 +172,13 @@ class NextToken(nn.Module):
 
 def write(
     model: nn.Module, inputs: Sequence[Any], names: Sequence[str], axes: dict[str, dict[int, str]], results: list[str],
-    path: Path, exporter: str,
+    path: Path, exporter: str, opset: int | None = None,
 ) -> None:  # fmt: skip
     """Export a model, whose arguments after the first ones are one tuple to torch where it has `*`."""
     if path.exists():
         return
-    options: dict[str, Any] = {"input_names": list(names), "output_names": results, "opset_version": OPSETS[exporter]}
+    options: dict[str, Any] = {"input_names": list(names), "output_names": results}
+    options["opset_version"] = opset or OPSETS[exporter]
     if exporter == "script":
         options |= {"dynamic_axes": axes, "dynamo": False}
     else:
@@ -157,10 +191,10 @@ def write(
     print(path, flush=True)
 
 
-def write_decoder(model: Any, path: Path, exporter: str) -> None:
+def write_decoder(model: Any, path: Path, exporter: str, opset: int | None = None) -> None:
     """Export a step of a decoder."""
     config = model.config
-    heads = getattr(config, "num_key_value_heads", HEADS)
+    heads = getattr(config, "num_key_value_heads", config.num_attention_heads)
     size = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
     pasts = [torch.randn(2, heads, 5, size) for _ in range(2 * config.num_hidden_layers)]
     kinds = [f"{layer}.{kind}" for layer in range(config.num_hidden_layers) for kind in ("key", "value")]
@@ -172,14 +206,14 @@ def write_decoder(model: Any, path: Path, exporter: str) -> None:
         torch.ones(2, 3, dtype=torch.long), torch.ones(2, 8, dtype=torch.long), torch.arange(5, 8).repeat(2, 1), *pasts,
     ]  # fmt: skip
     results = ["logits", *(f"present.{kind}" for kind in kinds)]
-    write(Step(model), inputs, names, axes, results, path, exporter)
+    write(Step(model), inputs, names, axes, results, path, exporter, opset)
 
 
-def write_pair(style: str, exporter: str, folder: Path) -> None:
+def write_pair(model: Any, place: Path, exporter: str) -> None:
     """Export the three models of a pair into a folder."""
-    model, place = pair(style).eval(), folder / f"{style}-{exporter}"
+    model = model.eval()
     place.mkdir(parents=True, exist_ok=True)
-    masked, tokens = style != "whisper", torch.ones(2, 3, dtype=torch.long)
+    masked, tokens = not hasattr(model.config, "num_mel_bins"), torch.ones(2, 3, dtype=torch.long)
     source = torch.ones(2, 7, dtype=torch.long) if masked else torch.randn(2, 16, 200)
     mask = [torch.ones(2, 7, dtype=torch.long)] if masked else []
     rows = {0: "batch", 1: "encoder_sequence"}
@@ -190,7 +224,10 @@ def write_pair(style: str, exporter: str, folder: Path) -> None:
         hidden = Encoder(model)(source, *mask)
         first = FirstToken(model)(tokens, hidden, *mask)
     kinds = [
-        f"{n}.{part}.{kind}" for n in range(LAYERS) for part in ("decoder", "encoder") for kind in ("key", "value")
+        f"{n}.{part}.{kind}"
+        for n in range(len(first) // 4)
+        for part in ("decoder", "encoder")
+        for kind in ("key", "value")
     ]
     names = ["input_ids", "encoder_hidden_states", *(["encoder_attention_mask"] if masked else [])]
     axes = {"input_ids": {0: "batch", 1: "seq"}, names[1]: rows, names[-1]: rows} | {
@@ -210,18 +247,29 @@ def write_pair(style: str, exporter: str, folder: Path) -> None:
 
 def main() -> None:
     """Export the styles that are named, or all."""
-    folder, styles = Path(sys.argv[1]), sys.argv[2:] or [*DECODERS, *PAIRS]
-    folder.mkdir(parents=True, exist_ok=True)
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("folder", type=Path)
+    parser.add_argument("styles", nargs="*", metavar="STYLE")
+    parser.add_argument("--wide", action="store_true")
+    parser.add_argument("--opset", type=int)
+    asked = parser.parse_args()
+    asked.folder.mkdir(parents=True, exist_ok=True)
     root = Path(__file__).resolve().parents[2]
     sys.path[:] = [place for place in sys.path if Path(place or ".").resolve() != root]  # transformers finds kernels/
     warnings.filterwarnings("ignore")
-    for style in styles:
+    for style in asked.styles or [*(WIDE if asked.wide else (*DECODERS, *PAIRS))]:
+        sizes = (WIDE[style],) if asked.wide else ()
         for exporter in OPSETS:
+            name = f"{style}{'-wide' * asked.wide}-{exporter}{f'-{asked.opset}' if asked.opset else ''}"
             torch.manual_seed(0)
-            if style in PAIRS:
-                write_pair(style, exporter, folder)
-            else:
-                write_decoder(decoder(style), folder / f"{style}-{exporter}.onnx", exporter)
+            try:
+                if style in PAIRS:
+                    write_pair(pair(style, *sizes), asked.folder / name, exporter)
+                else:
+                    write_decoder(decoder(style, *sizes), asked.folder / f"{name}.onnx", exporter, asked.opset)
+            except Exception as error:  # exporters raise anything
+                reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+                print(f"{name}: not exported: {type(error).__name__}: {reason[:120]}", flush=True)
 
 
 if __name__ == "__main__":

@@ -246,6 +246,9 @@ def rotary_heads(s: Sketch) -> None:
 
 def rotary_tokens(s: Sketch) -> None:
     """`rotary` over heads f32[N,H,S,D], with a computed angle for each token of each row, f32[N,S,D/2]"""
+    if s.opset >= 23 and s.chance(0.5):
+        rotary_part(s)
+        return
     x = s.pick(DType.FLOAT, ranks=(4,), bound=20.0, where=lambda v: all(isinstance(d, int) for d in s.shape(v)[1:]))
     width = s.size(x, 3)
     if width % 2:
@@ -256,6 +259,18 @@ def rotary_tokens(s: Sketch) -> None:
     cos, sin = (s.with_axes("Unsqueeze", s.node(op, whole), (1,), 13) for op in ("Cos", "Sin"))
     turned = _turned(s, x, width)
     _both(s, "Add", _both(s, "Mul", x, cos), _both(s, "Mul", turned, sin), bound=40.0)
+
+
+def rotary_part(s: Sketch) -> None:
+    """The operator on the first elements of heads f32[2,2,3,8] alone, which Slice or Split takes"""
+    heads = s.node("Add", s.weight((2, 2, 3, 8)), s.node("ReduceMean", s.pick(DType.FLOAT, bound=20.0), keepdims=0))
+    if s.chance(0.5):
+        first, rest = s.nodes("Split", heads, s.ints(4, 4), outputs=2, axis=3)
+    else:
+        ends = ((0, 4), (4, (1 << 63) - 1))
+        first, rest = (s.node("Slice", heads, s.ints(start), s.ints(end), s.ints(3)) for start, end in ends)
+    turned = s.node("RotaryEmbedding", first, s.weight((2, 3, 2)), s.weight((2, 3, 2)), bound=40.0)
+    s.node("Concat", turned, rest, axis=-1, bound=40.0)
 
 
 def norm_of_sums(s: Sketch) -> None:

@@ -17,6 +17,7 @@ from ....errors import Declined
 from ....ir import RETURN, Dim, DType, Node, TensorType, Value
 from ....ops import attr
 from ....rewrite import Builder
+from ..products import LARGEST, read_branch, split_columns
 from .core import Attention, dims_of
 from .heads import SPLIT, joined_heads, keeps_rows, last_input, repeated_heads, split_heads, straight_keys
 from .masks import Masks, empty_rows_are_zeros, keeps_scores, with_shape_of_scores
@@ -65,7 +66,10 @@ def _cached(
     batch, count, rows, _ = dims_of(q)
     before = list(build.nodes)
     try:
-        operands = [_side_by_side(build, value) for value in (q, *new)]
+        parts = dict[Node, dict[int, Value]]()
+        operands = [_side_by_side(build, value, parts) for value in (q, *new)]
+        if any(parts.values()):
+            raise Declined("the product has parts of another use, and would be computed twice")
         size = _number(count) * _number(dims_of(v)[3])
         last = _joined(out, (batch, count, rows), size)
         joined = dims_of(last.output)
@@ -139,20 +143,24 @@ def mask_of_operator(
     return core.bias, None
 
 
-def _side_by_side(build: Builder, value: Value) -> Value:
+def _side_by_side(build: Builder, value: Value, parts: dict[Node, dict[int, Value]]) -> Value:
     """f32[B,S,H D] of heads f32[B,H,S,D], before a rotary embedding, too, which then takes heads side by side, and
-    before a norm of each head, as Qwen 3 and Gemma 3 have it."""
+    before a norm of each head, as Qwen 3 and Gemma 3 have it. parts: those of `_regrouped` that no head has taken."""
     node, heads = value.producer, dims_of(value)[1]
     inner = None if node is None else node.inputs[0]
     if node is None or inner is None:
         raise Declined("the heads are not computed")
     if node.op == "RotaryEmbedding" and value.has_one_use:
-        return build.copy(node, [_side_by_side(build, inner), *node.inputs[1:]], num_heads=heads)
+        return build.copy(node, [_side_by_side(build, inner, parts), *node.inputs[1:]], num_heads=heads)
     shape = dims_of(value)
     if node.op in _NORMS and value.has_one_use and _is_by_head(node):
         count, size = _number(heads), _number(shape[3])
-        split = build.Reshape(_side_by_side(build, inner), np.array([0, 0, count, size], np.int64))
+        split = build.Reshape(_side_by_side(build, inner, parts), np.array([0, 0, count, size], np.int64))
         return build.Reshape(build.copy(node, [split, *node.inputs[1:]]), np.array([0, 0, count * size], np.int64))
+    if node.op == "Split" and value.has_one_use:
+        if node not in parts:
+            parts[node] = dict(enumerate(_regrouped(build, node)))
+        return parts[node].pop(value.index)
     width = _number(heads) * _number(shape[3])
     if node.op == "Reshape" and 1 in shape[1:3] and dims_of(inner) == (shape[0], shape[2], width):
         return inner  # of one token, or one head: they need no transposition
@@ -162,6 +170,27 @@ def _side_by_side(build: Builder, value: Value) -> Value:
         return split_heads(value, SPLIT)[0]
     except Declined:
         return build.Reshape(inner, np.array([0, 0, width], np.int64))
+
+
+def _regrouped(build: Builder, split: Node) -> tuple[Value, ...]:
+    """The parts f32[B,S,H Di] of heads f32[B,H,S,D1+D2+…] that one product computes, as GPT-NeoX computes queries, keys
+    and values: the columns of its weight are brought in the order of the parts."""
+    whole = split.inputs[0]
+    if whole is None or attr(split, "axis", 0) not in (-1, 3) or not whole.has_one_use:
+        raise Declined("the heads are not split along their elements")
+    (x, heads), sizes = split_heads(whole, SPLIT), [_number(dims_of(part)[-1]) for part in split.outputs]
+    last = x.producer if x.has_one_use else None
+    made = [] if last is None else [last, *(value.producer for value in last.inputs if value is not None)]
+    branch = next((read_branch(node) for node in made if node is not None and node.op == "MatMul"), None)
+    weight = None if branch is None else branch.weight.constant
+    if branch is None or branch.result is not x or weight is None or weight.nbytes > LARGEST:
+        raise Declined("the heads are not of one product with a constant")
+    columns = np.arange(branch.columns).reshape(heads, -1)
+    order = np.concatenate([part.reshape(-1) for part in np.split(columns, np.cumsum(sizes)[:-1], axis=1)])
+    result = build.MatMul(branch.product.inputs[0], weight.array()[:, order])
+    if branch.bias is not None and branch.bias.constant is not None:
+        result = build.Add(result, branch.bias.constant.array()[order])
+    return split_columns(build, result, [heads * size for size in sizes])
 
 
 def _is_by_head(node: Node) -> bool:

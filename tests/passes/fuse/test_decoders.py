@@ -188,6 +188,57 @@ def test_rotated_heads_stay_side_by_side():
     same_where_masked(before, after)
 
 
+PARTED = (
+    """h0 = MatMul(x, all)
+ h = Add(h0, shifts)
+ r = Reshape(h, wider)
+ t0 = Transpose<perm = [0, 2, 1, 3]>(r)
+ q, k1, v1 = Split<axis = -1>(t0, thirds)
+ kc = Concat<axis = 2>(pk, k1)
+ vc = Concat<axis = -2>(pv, v1)
+ kt = Transpose<perm = [0, 1, 3, 2]>(kc)
+ s = MatMul(q, kt)
+ c = Mul(s, scale)
+ """
+    + MASK
+    + "p = Softmax(b)\n "
+    + JOIN.replace("v4", "vc")
+)
+
+
+def parted(nodes, monkeypatch):
+    """Four heads of keys and of values, too, all of one product."""
+    head = HEAD.replace("pk, float[B,2,P,8]", "pk, float[B,4,P,8]").replace("float[B,2,P,8] pk", "float[B,4,P,8] pk")
+    more = "float[32,96] all, float[96] shifts, int64[4] wider = {{0, 0, 4, 24}}, int64[3] thirds = {{8, 8, 8}}"
+    monkeypatch.setattr(f"{__name__}.HEAD", head.replace("int64[1] end", f"{more}, int64[1] end"))
+    return decoder(nodes)
+
+
+@pytest.mark.parametrize("target", ["portable", "onnxruntime"])
+@pytest.mark.parametrize("biased", [True, False])
+def test_heads_of_queries_keys_and_values_in_turn_are_regrouped(target, biased, monkeypatch):
+    nodes = PARTED if biased else PARTED.replace("h0 = MatMul", "h = MatMul").replace("h = Add(h0, shifts)\n", "")
+    before = parted(nodes, monkeypatch)
+    after, changes = rewrite(before, name_sizes, fuse_attention, target=target)
+    assert changes == 1 and not {"Concat", "Transpose", "Softmax"} & set(ops(after))
+    assert ops(after).count("MatMul") == 1 and ops(after).count("Split") == 1
+    same_where_masked(before, after, heads=4)
+
+
+TWICE = {
+    "the product": PARTED.replace("r = Reshape(h, w", "z = Relu(h)\n r = Reshape(z, w"),
+    "a part": PARTED.replace("s = MatMul(q,", "qq = Relu(q)\n s = MatMul(qq,"),
+}
+
+
+@pytest.mark.parametrize("name", TWICE)
+def test_products_read_otherwise_are_not_computed_twice(name, monkeypatch):
+    before = parted(TWICE[name], monkeypatch)
+    after, changes = rewrite(before, name_sizes, fuse_attention)
+    assert changes == 1 and ops(after).count("MatMul") == 1 and "Transpose" in ops(after)
+    same_where_masked(before, after, heads=4)
+
+
 def test_heads_that_are_used_one_by_one_keep_four_axes():
     nodes = PROJECTED + CACHE + REPEATED + SCORES + MASK + "p = Softmax(b)\n o = MatMul(p, v4)\n "
     before = decoder(nodes + "r0 = ReduceMax<keepdims = 0>(o, two)\n y = Relu(r0)")

@@ -65,6 +65,45 @@ def test_tables_whose_halves_differ_stay():
     assert rewrite(before, fuse_operators, target="onnxruntime")[1] == 0
 
 
+PART = """g (float[B,2,S,16] x, float[B,S,4] f) => (float[a,b,c,d] y) <
+  int64[1] i0 = {{0}}, int64[1] i8 = {{8}}, int64[1] i6 = {{6}}, int64[1] i3 = {{3}}, int64[1] end = {{16}},
+  int64[2] sizes = {{8, 8}}>
+{{ co = Cos(f)
+ si = Sin(f)
+ {parts}
+ t = RotaryEmbedding{attrs}(x1, co, si)
+ y = Concat<axis = -1>({order})
+}}"""
+SLICED_PARTS = "x1 = Slice(x, i0, i8, i3)\n x2 = Slice(x, i8, end, i3)"
+PARTS = {"slices": SLICED_PARTS, "split": "x1, x2 = Split<axis = -1>(x, sizes)"}
+OTHER_PARTS = {
+    "parts that overlap": (SLICED_PARTS.replace("i8, end", "i6, end"), "t, x2", ""),
+    "the rest in front": (SLICED_PARTS, "x2, t", ""),
+    "the last ones turned": (SLICED_PARTS.replace("x1", "x3").replace("x2", "x1").replace("x3", "x2"), "t, x2", ""),
+    "turned in part already": (SLICED_PARTS, "t, x2", "<rotary_embedding_dim = 4>"),
+}
+
+
+@pytest.mark.parametrize("interleaved", [0, 1])
+@pytest.mark.parametrize("name", PARTS)
+def test_of_heads_that_turn_in_part_the_operator_takes_the_whole(name, interleaved):
+    text = PART.format(parts=PARTS[name], order="t, x2", attrs=f"<interleaved = {interleaved}>")
+    before = lift(text, 23)
+    after, changes = rewrite(before, fuse_operators)
+    assert changes == 1 and ops(after) == ["Cos", "Sin", "RotaryEmbedding"]
+    turn = list(after.graph)[-1]
+    assert turn.attrs["rotary_embedding_dim"] == 8 and turn.attrs["interleaved"] == interleaved
+    assert_same(before, after)
+
+
+@pytest.mark.parametrize("name", OTHER_PARTS)
+def test_other_parts_stay(name):
+    parts, order, attrs = OTHER_PARTS[name]
+    before = lift(PART.format(parts=parts, order=order, attrs=attrs).replace(
+        "float[B,S,4] f", "float[B,S,2] f" if attrs else "float[B,S,4] f"), 23)  # fmt: skip
+    assert rewrite(before, fuse_operators)[1] == 0
+
+
 GROUPS = """g (float[B,4,S,8] q, float[B,2,S,8] k0, float[B,2,S,8] v0) => (float[a,b,c,d] y) <int64[1] two = {2},
   int64[1] i0 = {0}, int64[1] i1 = {1}, int64[4] many = {0, 4, -1, 8}, int64[1] eight = {8}, int64[1] ends = {3}> {
   sh = Shape(k0)
