@@ -19,6 +19,7 @@ from ..onnx_io import is_large
 from ..onnx_io.lend import WeightPool, lend_to, lent_emission, on_disk
 from ..onnx_io.parts.apart import LENDABLE, read_apart, with_lent
 from ..onnx_io.parts.cache_sizes import cache_sizes
+from ..onnx_io.parts.tensors import DataFiles, read_constant
 from ..onnx_io.pieces import is_blocked, open_large
 from ..onnx_io.source import is_onnx_ir
 from ..onnx_io.weights import half_bytes, nbytes
@@ -258,24 +259,34 @@ class RunnableModel:
 def open_runnable(
     model: ModelSource | IRModel | RunnableModel, label: str = "model", folder: Path | None = None
 ) -> RunnableModel:
-    """Open a model for running; an open one is returned. Raises ModelError, one line that begins with `label`.
+    """Open a model for running; an open one is returned. Raises ModelError, one line that begins with `label`, also for
+    external data that is missing or too short.
 
     folder: of the external weights of a model without a path of its own (bytes, a ModelProto).
     """
     if isinstance(model, RunnableModel):
         return model
     if isinstance(model, (str, os.PathLike)):
-        return _open_path(Path(model), label)
+        return _with_data(_open_path(Path(model), label), label)
     if isinstance(model, (bytes, bytearray, memoryview)):
-        return RunnableModel(_parse(bytes(model), label), None, folder)
+        return _with_data(RunnableModel(_parse(bytes(model), label), None, folder), label)
     if isinstance(model, onnx.ModelProto):
-        return RunnableModel(model, None, folder)
+        return _with_data(RunnableModel(model, None, folder), label)
     if isinstance(model, IRModel):
         emitted = lent_emission(model, packed=is_large(model))
         return RunnableModel(emitted.proto, None, folder_of(model) or folder, emitted.lent)
     if is_onnx_ir(model):
         return _open_onnx_ir(model, folder)
     raise ModelError(f"{label}: expected a path, bytes, onnx.ModelProto or onnx_ir.Model, got {type(model).__name__}")
+
+
+def _with_data(model: RunnableModel, label: str) -> RunnableModel:
+    """The model, whose external data were found; ModelError."""
+    files = DataFiles(str(model.folder or ""), str(model.path or ""))
+    for tensor in initializers_of(model.proto.graph):
+        if tensor.data_location == onnx.TensorProto.EXTERNAL and tensor.name not in model.lent:
+            read_constant(tensor, files, f"{label}: {tensor.name}")
+    return model
 
 
 def signature_of(model: ModelSource | IRModel, label: str = "model") -> Signature:
