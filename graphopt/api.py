@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from . import onnx_io
+from .arguments import check_arguments
 from .compress.report import StageReport, banner_of
 from .errors import ModelError, OptionError
 from .ir import Model, clone_model, collector_paused, collector_running
@@ -138,6 +139,7 @@ def optimize(
         output=Output(path=output, provenance=provenance),
         seed=seed,
     )
+    check_arguments(optimize, locals())
     read = Recipe.load(recipe) if isinstance(recipe, (str, os.PathLike)) else recipe
     if read is not None:
         options = read.options(options)

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from .api import optimize_as
+from .arguments import check_arguments
 from .options import Options, Runtime, Schedule, Target, Validation
 from .pipeline import Blame, PassLike, Progress
 from .pipeline.repro import Repro, make_repro, runnable_feeds
@@ -48,6 +49,7 @@ def bisect(
     The arguments are those of `graphopt.optimize`; `samples` inputs are made up to reproduce each finding. A repro
     holds the few nodes around the rewrite, shrunk while they still fail, and their input data.
     """
+    check_arguments(bisect, locals())
     findings: list[Finding] = []
     feeds = runnable_feeds(model, samples, seed)
 

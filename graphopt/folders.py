@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from .arguments import check_arguments
 from .errors import InputError, OptionError, OutputError
 
 if TYPE_CHECKING:
@@ -50,6 +51,7 @@ def optimize_folder(
     files in it. options: the keywords of `graphopt.optimize`, for all models; each: further keywords by model name
     ("encoder_model": {"quantize": "weights"}). Raises as `optimize` does, and for names in `each` without a model.
     """
+    check_arguments(optimize_folder, locals())
     from .api import optimize
 
     own = dict(each or {})

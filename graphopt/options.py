@@ -5,9 +5,10 @@ from __future__ import annotations
 import os
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from numbers import Integral, Real
+from numbers import Real
 from typing import TYPE_CHECKING, Literal, cast, get_args
 
+from .arguments import is_whole
 from .errors import OptionError, did_you_mean
 
 if TYPE_CHECKING:
@@ -75,24 +76,20 @@ class Target:
 
     def __post_init__(self) -> None:
         runtime_named(self.runtime)
-        if not isinstance(self.dims, Mapping) or not all(map(_is_size, self.dims.values())):
+        if not isinstance(self.dims, Mapping) or not all(map(is_whole, self.dims.values())):
             raise OptionError(f"dims are numbers by the names of sizes, as {{'batch': 1}}, got {self.dims!r}")
         if not isinstance(self.input_shapes, Mapping) or not all(map(_is_shape, self.input_shapes.values())):
             given = f"got {self.input_shapes!r}"
             raise OptionError(f"input_shapes are lists of sizes by the names of inputs, as {{'x': (1, None)}}, {given}")
-        if self.opset is not None and not _is_size(self.opset):
+        if self.opset is not None and not is_whole(self.opset):
             raise OptionError(f"opset is the number of a version of ONNX's operator set, got {self.opset!r}")
-
-
-def _is_size(value: object) -> bool:
-    return isinstance(value, Integral) and not isinstance(value, bool)
 
 
 def _is_shape(value: object) -> bool:
     """A list of sizes, of names (a number in quotes is none) and of None."""
     if isinstance(value, (str, bytes)) or not isinstance(value, Iterable):
         return False
-    return all(d is None or _is_size(d) or (isinstance(d, str) and not d.strip("-+. ").isdecimal()) for d in value)
+    return all(d is None or is_whole(d) or (isinstance(d, str) and not d.strip("-+. ").isdecimal()) for d in value)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -230,7 +227,7 @@ class Options:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        if not _is_size(self.seed) or self.seed < 0:
+        if not is_whole(self.seed) or self.seed < 0:
             raise OptionError(f"seed is a whole number from 0 on, got {self.seed!r}")
 
 

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from . import onnx_io
+from .arguments import check_arguments
 from .ir import Model
 from .recipe import Recipe
 from .report import Report
@@ -45,6 +46,7 @@ class Result:
 
     def save(self, path: str | Path, *, external: bool | None = None) -> None:
         """Write the model; its data beside it when `external` asks for it or it exceeds 2 GB. OutputError."""
+        check_arguments(Result.save, locals())
         is_whole = external is not True and not onnx_io.lies_outside(self.ir)  # spares another emission
         onnx_io.save(self.emission if is_whole else self.ir, path, external=external)
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Executor
 from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
@@ -11,11 +11,13 @@ from typing import Any, Generic, TypeVar
 from ..calibration import Preprocess, Tokenizer, open_calibration
 from ..calibration.prompts import TEXTS
 from ..calibration.source import CalibrationData
+from ..equivalence.runnable import PACKED
 from ..errors import ModelError
 from ..ir import Model, clone_model
-from ..machine.sessions import ASLEEP, is_refusal
+from ..machine.sessions import ASLEEP, DISABLE_PACKING, PACKED_BESIDE, is_refusal
 from ..measure import SAMPLES, MakeSession, Metric, Quality, ort_session, taking_floats
 from ..onnx_io import is_large
+from ..onnx_io.weights import unpacked_bytes
 from ..pipeline import Progress
 from .context import StageContext
 from .report import StageReport
@@ -69,7 +71,14 @@ def session_maker(target: str, threads: int | None = None) -> MakeSession:
         from ..runtime import session_of
 
         return lambda model: session_of(model, threads)
-    return lambda model: taking_floats(ort_session(model, threads=threads or 0, options=ASLEEP))
+    return lambda model: taking_floats(ort_session(model, threads=threads or 0, options=_entries(model)))
+
+
+def _entries(model: Model) -> Mapping[str, str]:
+    """The configuration of a session that judges a model."""
+    if unpacked_bytes(model) <= PACKED_BESIDE or any(node.op in PACKED for node in model.graph.walk()):
+        return ASLEEP
+    return {**ASLEEP, DISABLE_PACKING: "1"}
 
 
 def run_stages(

@@ -7,9 +7,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from typing import Any
 
+from ..arguments import check_fields, values_of
 from ..errors import OptionError, did_you_mean
 from ..gradient.losses import LOSSES, Loss
-from ..words import values_of
 
 AUTO = "auto"
 """The loss by kind of output: KL plus relative squared distance for class scores, the distance alone elsewhere."""
@@ -89,8 +89,7 @@ class Distil:
             value = getattr(self, name)
             if value != 0 and not (_is_number(value, 0) and value <= 1):
                 raise OptionError(f"distil: {name} {value!r} is not from 0 to 1")
-        if isinstance(self.weights, str):
-            raise OptionError(f"distil: weights is a list of names, got {self.weights!r}")
+        check_fields("distil", self)
 
 
 def _is_number(value: Any, above: float) -> bool:

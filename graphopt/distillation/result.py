@@ -7,6 +7,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ..arguments import check_arguments
 from ..ir import Model
 from ..measure import Fidelity
 from ..onnx_io import save, to_proto
@@ -95,6 +96,7 @@ class Distilled:
 
     def save(self, path: str | Path, *, external: bool | None = None) -> None:
         """Write the student, its weights beside it where the student's were, or `external` asks for it. OutputError."""
+        check_arguments(Distilled.save, locals())
         save(self.ir, path, external=True if external is None and self.is_external else external)
 
     def session(self, threads: int | None = None) -> Session:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from ..arguments import check_arguments
 from ..calibration import Calibration, CalibrationData, Preprocess, open_calibration
 from ..errors import InputError, ModelError, OptionError
 from ..gradient import Trainer
@@ -79,6 +80,7 @@ def distil(
 
     The same models, data, options and seed give the same weights. InputError, OptionError, ModelError, one line each.
     """
+    check_arguments(distil, locals())
     if options is None:
         unknown = [name for name in given if name not in Distil.__dataclass_fields__]
         if unknown:

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from ..arguments import check_arguments
 from ..errors import InputError, ModelError, Unsupported
 from ..ir import Array, Model
 from ..onnx_io.lend import WeightPool
@@ -23,7 +24,7 @@ from .feeds import FeedData, Feeds, checked_feeds
 from .metrics import magnitude
 from .onnx_graph import GraphIndex
 from .reference import Reference, ReferenceOptions, agreed_taps, run_reference
-from .result import Comparison, OutputComparison, check_numbers
+from .result import Comparison, OutputComparison
 from .runnable import RunnableModel, open_runnable
 from .structure import same_structure
 from .synthesis.search import Sample, find_samples
@@ -73,7 +74,7 @@ def compare(
     ModelError for anything but a model, InputError when the given inputs do not fit the original, OptionError for an
     unknown runtime or without torch, or numbers that make no sense.
     """
-    check_numbers(samples, rtol, seed, min_sqnr)
+    check_arguments(compare, locals())
     start = time.perf_counter()
     pool = WeightPool()
     original = open_runnable(a, "original").in_runtime(runtime).with_weights_lent(pool)

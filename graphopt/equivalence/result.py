@@ -5,22 +5,9 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 from html import escape
-from numbers import Integral, Real
 from typing import Any
 
-from ..errors import OptionError
 from .metrics import sqnr_text
-
-
-def check_numbers(samples: object, rtol: object, seed: object, min_sqnr: object) -> None:
-    """OptionError unless the numbers of a comparison are those that `compare` takes."""
-    for name, value, least in (("samples", samples, 1), ("seed", seed, 0)):
-        if not isinstance(value, Integral) or value < least:
-            raise OptionError(f"{name} is a whole number from {least} on, got {value!r}")
-    if not isinstance(rtol, Real) or not float(rtol) >= 0:
-        raise OptionError(f"rtol is a number from 0 on, got {rtol!r}")
-    if min_sqnr is not None and (not isinstance(min_sqnr, Real) or math.isnan(min_sqnr)):
-        raise OptionError(f"min_sqnr is a number of dB, got {min_sqnr!r}")
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,11 +14,22 @@ import onnx
 from ..errors import ModelError, OptionError, did_you_mean, one_line
 from ..ir import Array
 from ..ir import Model as IRModel
-from ..machine.sessions import ASLEEP, CONVOLUTIONS, FOLDING, LARGE, open_session, session_options, spare_memory
+from ..machine.sessions import (
+    ASLEEP,
+    CONVOLUTIONS,
+    DISABLE_PACKING,
+    FOLDING,
+    LARGE,
+    PACKED_BESIDE,
+    open_session,
+    session_options,
+    spare_memory,
+)
 from ..onnx_io import is_large
 from ..onnx_io.lend import WeightPool, lend_to, lent_emission, on_disk
 from ..onnx_io.parts.apart import LENDABLE, read_apart, with_lent
 from ..onnx_io.parts.cache_sizes import cache_sizes
+from ..onnx_io.parts.tensors import DataFiles, read_constant
 from ..onnx_io.pieces import is_blocked, open_large
 from ..onnx_io.source import is_onnx_ir
 from ..onnx_io.weights import half_bytes, nbytes
@@ -161,8 +172,8 @@ class RunnableModel:
         each run of it also feeds `fed`, by input name. strict: do not fall back to loading without optimizations.
         precise: 8-bit products that never saturate, if onnxruntime can load the model this way. prepack: weights of up
         to `PACKABLE` bytes are packed for many runs. serves: for hundreds of runs, so that weights are packed and
-        constants folded whatever memory that takes, unless the model is large. Raises ModelError, one line, when
-        onnxruntime refuses the model; Unsupported when torch lacks an operator, OptionError without torch.
+        constants folded whatever memory that takes, up to `PACKED_BESIDE` bytes of weights. Raises ModelError, one
+        line, when onnxruntime refuses the model; Unsupported when torch lacks an operator, OptionError without torch.
         """
         proto, lends = self.proto if edited is None else edited, self.lent
         if self.runtime == "torch":
@@ -170,6 +181,7 @@ class RunnableModel:
         folder = str(self.folder) if self.folder is not None and self.external_bytes else ""
         if self.is_large or self._packs:
             proto, lends, folder = on_disk(proto, self.lent, str(self.folder or ""))
+        serves = serves and (self._outside <= PACKED_BESIDE or self._needs_packing)
         entries = {"session.x64quantprecision": "1", **ASLEEP} if precise else ASLEEP
         settings = partial(session_options, threads=threads, optimize=optimize, entries=entries)
         taps = tuple(taps)
@@ -182,7 +194,7 @@ class RunnableModel:
             else:
                 options = settings(folder=folder)
                 if not prepack or not (serves or self._outside <= PACKABLE or self._needs_packing):
-                    options.add_session_config_entry("session.disable_prepacking", "1")
+                    options.add_session_config_entry(DISABLE_PACKING, "1")
                 if len(addition.graph.output) > len(casts):  # results that are kept would keep all of an arena
                     options.enable_mem_pattern = options.enable_cpu_mem_arena = False
                 if not serves and half_bytes(self.proto) > COPIED:  # onnxruntime would widen all of them at loading
@@ -258,24 +270,34 @@ class RunnableModel:
 def open_runnable(
     model: ModelSource | IRModel | RunnableModel, label: str = "model", folder: Path | None = None
 ) -> RunnableModel:
-    """Open a model for running; an open one is returned. Raises ModelError, one line that begins with `label`.
+    """Open a model for running; an open one is returned. Raises ModelError, one line that begins with `label`, also for
+    external data that is missing or too short.
 
     folder: of the external weights of a model without a path of its own (bytes, a ModelProto).
     """
     if isinstance(model, RunnableModel):
         return model
     if isinstance(model, (str, os.PathLike)):
-        return _open_path(Path(model), label)
+        return _with_data(_open_path(Path(model), label), label)
     if isinstance(model, (bytes, bytearray, memoryview)):
-        return RunnableModel(_parse(bytes(model), label), None, folder)
+        return _with_data(RunnableModel(_parse(bytes(model), label), None, folder), label)
     if isinstance(model, onnx.ModelProto):
-        return RunnableModel(model, None, folder)
+        return _with_data(RunnableModel(model, None, folder), label)
     if isinstance(model, IRModel):
         emitted = lent_emission(model, packed=is_large(model))
         return RunnableModel(emitted.proto, None, folder_of(model) or folder, emitted.lent)
     if is_onnx_ir(model):
         return _open_onnx_ir(model, folder)
     raise ModelError(f"{label}: expected a path, bytes, onnx.ModelProto or onnx_ir.Model, got {type(model).__name__}")
+
+
+def _with_data(model: RunnableModel, label: str) -> RunnableModel:
+    """The model, whose external data were found; ModelError."""
+    files = DataFiles(str(model.folder or ""), str(model.path or ""))
+    for tensor in initializers_of(model.proto.graph):
+        if tensor.data_location == onnx.TensorProto.EXTERNAL and tensor.name not in model.lent:
+            read_constant(tensor, files, f"{label}: {tensor.name}")
+    return model
 
 
 def signature_of(model: ModelSource | IRModel, label: str = "model") -> Signature:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+from ..arguments import check_arguments
 from ..errors import OptionError
 from ..ir import Graph, Model, Node, Port, TensorType, Value
 from ..onnx_io import to_proto
@@ -33,6 +34,7 @@ def gradient_model(
     OptionError for names that the model lacks; ModelError, naming node and operator, where a node between `wrt` and the
     outputs has no gradient.
     """
+    check_arguments(gradient_model, locals())
     ready = prepare(model)
     graph = ready.graph
     named = named_values(ready)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from ..arguments import check_fields
 from ..errors import OptionError, did_you_mean
 from ..ir import DType, TensorType
 from .tensor import Tensor
@@ -41,6 +42,9 @@ class CrossEntropy:
 
     axis: int = -1
 
+    def __post_init__(self) -> None:
+        check_fields("cross_entropy", self)
+
     def target_type(self, output: TensorType) -> TensorType:
         """i64 classes, one a row."""
         if output.shape is None:
@@ -74,6 +78,7 @@ class KL:
     axis: int = -1
 
     def __post_init__(self) -> None:
+        check_fields("kl", self)
         if not self.temperature > 0:
             raise OptionError(f"kl: the temperature {self.temperature} is not positive")
 
@@ -89,8 +94,10 @@ LOSSES: dict[str, Loss] = {"mse": MSE(), "cross_entropy": CrossEntropy(), "kl": 
 """Losses by their words for `loss=`."""
 
 
-def look_up_loss(word: str) -> Loss:
-    """The loss of a word. OptionError for an unknown one."""
-    if word not in LOSSES:
-        raise OptionError(f"loss {word!r} is none of {', '.join(LOSSES)}{did_you_mean(word, LOSSES)}")
-    return LOSSES[word]
+def look_up_loss(asked: str | Loss) -> Loss:
+    """The loss of a word, or as given. OptionError for an unknown one."""
+    if callable(asked):
+        return asked
+    if not isinstance(asked, str) or asked not in LOSSES:
+        raise OptionError(f"loss {asked!r} is none of {', '.join(LOSSES)}{did_you_mean(str(asked), LOSSES)}")
+    return LOSSES[asked]

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import ClassVar, Protocol
+from typing import ClassVar, Protocol, cast
 
+from ..arguments import check_fields
 from ..errors import OptionError, did_you_mean
 from ..ir import DType
 from .tensor import Tensor
@@ -47,6 +48,7 @@ class SGD:
     weight_decay: float = 0.0
 
     def __post_init__(self) -> None:
+        check_fields("sgd", self)
         _within("momentum", self.momentum, 0, 1)
         _within("weight_decay", self.weight_decay, 0)
         if self.nesterov and not self.momentum:
@@ -87,6 +89,9 @@ class Adam:
     decoupled: ClassVar[bool] = False
 
     def __post_init__(self) -> None:
+        check_fields("adam", self)
+        if len(self.betas) != 2:
+            raise OptionError(f"adam: betas are two numbers, got {self.betas!r}")
         for name, beta in zip(("betas[0]", "betas[1]"), self.betas):
             _within(name, beta, 0, 1)
         _within("epsilon", self.epsilon, 0)
@@ -128,8 +133,11 @@ OPTIMIZERS: dict[str, Optimizer] = {"sgd": SGD(), "adam": Adam(), "adamw": AdamW
 """Optimizers by their words for `optimizer=`, with torch's defaults."""
 
 
-def look_up_optimizer(word: str) -> Optimizer:
-    """The optimizer of a word. OptionError for an unknown one."""
-    if word not in OPTIMIZERS:
-        raise OptionError(f"optimizer {word!r} is none of {', '.join(OPTIMIZERS)}{did_you_mean(word, OPTIMIZERS)}")
-    return OPTIMIZERS[word]
+def look_up_optimizer(asked: str | Optimizer) -> Optimizer:
+    """The optimizer of a word, or as given. OptionError for an unknown one."""
+    if callable(getattr(asked, "scalars", None)):
+        return cast(Optimizer, asked)
+    if not isinstance(asked, str) or asked not in OPTIMIZERS:
+        close = did_you_mean(str(asked), OPTIMIZERS)
+        raise OptionError(f"optimizer {asked!r} is none of {', '.join(OPTIMIZERS)}{close}")
+    return OPTIMIZERS[asked]

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from ..arguments import check_arguments
 from ..errors import Declined, InputError, ModelError, OptionError
 from ..ir import Array, Constant, Graph, Model, Node, Value, clone_model
 from ..machine.sessions import open_session, session_options
@@ -36,6 +37,7 @@ def fisher(
 
     OptionError for unknown names, ModelError where a node has no gradient, InputError without samples.
     """
+    check_arguments(fisher, locals())
     held = clone_model(model) if isinstance(model, Model) else load(model)
     chosen = sorted(learnt_weights(held)) if names is None else names
     total: dict[str, Array] = {}
@@ -59,6 +61,7 @@ def predicted_losses(
     gradient of a weight is computed, but the change of its layer's output by δ, and the gradient of the results there.
     Other arguments and errors as of `fisher`.
     """
+    check_arguments(predicted_losses, locals())
     if not changes:
         return {}
     held = clone_model(model) if isinstance(model, Model) else load(model)
@@ -133,6 +136,7 @@ def slopes(
     s is ±1 at random in each element; with `of_energy` it is y, so that the slopes are those of ½‖y‖². relative: each
     result of a sample counts as a share of its own norm. names: as `wrt` of `gradient_model`. Errors as of `fisher`.
     """
+    check_arguments(slopes, locals())
     held = clone_model(model) if isinstance(model, Model) else load(model)
     chosen = list(names)
     settings = session_options(folder=held.folder)

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ..analysis.liveness import Liveness
+from ..arguments import check_arguments
 from ..errors import InputError, ModelError, OptionError, one_line
 from ..ir import Array, Constant, DType, Model, TensorType, clone_model
 from ..machine.memory import free_memory
@@ -38,6 +39,7 @@ class Trainer:
         self, model: ModelSource | Model, wrt: Sequence[str] | None = None, *, loss: Losses = "mse",
         optimizer: str | Optimizer = "adamw", threads: int = 1, memory: int | None = None,
     ) -> None:  # fmt: skip
+        check_arguments(Trainer.__init__, locals())
         import onnxruntime
 
         self._original = clone_model(model) if isinstance(model, Model) else load(model, infer=False)

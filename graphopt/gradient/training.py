@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from ..arguments import check_arguments
 from ..errors import Declined, ModelError, OptionError
 from ..ir import Array, DType, Model, Port, TensorType, Value
 from ..onnx_io import to_proto
@@ -61,6 +62,7 @@ def training_step(
     OptionError for unknown names and words; ModelError, naming node and operator, where a node between weights and
     losses has no gradient.
     """
+    check_arguments(training_step, locals())
     return to_proto(build_step(model, wrt, loss, optimizer).model)
 
 
@@ -68,7 +70,7 @@ def build_step(
     source: ModelSource | Model, wrt: Sequence[str] | None, loss: Losses, optimizer: str | Optimizer, block: int = 0
 ) -> Step:
     """`training_step` in the IR, with initial weights and state types. block: see `Writer`, for this machine alone."""
-    rules = look_up_optimizer(optimizer) if isinstance(optimizer, str) else optimizer
+    rules = look_up_optimizer(optimizer)
     model = prepare(source)
     graph = model.graph
     writer = Writer(graph, block)
@@ -118,10 +120,7 @@ def _losses(model: Model, loss: Losses) -> list[tuple[Value, str, Loss | None]]:
     given = loss if isinstance(loss, Mapping) else {name: loss for name, v in results.items() if is_float(v)}
     if not given:
         raise OptionError("the model has no float output, or loss names none")
-    return [
-        (look_up(results, name, "output"), name, look_up_loss(part) if isinstance(part, str) else part)
-        for name, part in given.items()
-    ]
+    return [(look_up(results, name, "output"), name, look_up_loss(part)) for name, part in given.items()]
 
 
 def _total(writer: Writer, seeded: Sequence[tuple[Value, str, Loss | None]]) -> Tensor:

@@ -34,6 +34,11 @@ of all such weights are in memory for a while, and one as long as the session.""
 PACKED = 5 << 28
 """Bytes of weights that a session of a large model may pack, a copy in memory: 1.25 GiB, so that the total stays below
 2 GB. What needs more packed weights runs in pieces (`onnx_io.pieces`)."""
+DISABLE_PACKING = "session.disable_prepacking"
+"""The configuration entry with which a session keeps no packed copies of weights."""
+PACKED_BESIDE = 5 << 27
+"""Bytes of weights, 640 MiB, above which sessions that judge or calibrate pack none: a packed copy and codes of 8 bits,
+1.5 times as much, exceed 1 GB. `python -m tests.bench.bounds --kinds products --forms weights int3`."""
 
 
 ASLEEP = {"session.intra_op.allow_spinning": "0"}
@@ -78,7 +83,7 @@ def spare_memory(settings: onnxruntime.SessionOptions, weights: int, halves: int
     if halves > PACKED // 4:
         settings.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
     if weights > PACKED:
-        settings.add_session_config_entry("session.disable_prepacking", "1")
+        settings.add_session_config_entry(DISABLE_PACKING, "1")
     settings.enable_cpu_mem_arena = False
     settings.enable_mem_pattern = False
     settings.execution_order = onnxruntime.ExecutionOrder.PRIORITY_BASED  # each DequantizeLinear before its reader

@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from ..ir import Model, Node, TensorType, Value
+from ..ops import einsum_terms
 
 Sizes = Callable[[Value | None], Sequence[int]]
 """A function from a value to its shape in numbers; empty where the rank is unknown."""
@@ -101,7 +102,7 @@ def _einsum(node: Node, sizes: Sizes) -> Terms:
     """The product of the sizes of all letters, once for each operand but the first (ONNX: Einsum): none for one
     operand, which is moved or summed. The axes of "..." are those of the operand with most of them."""
     given = [sizes(value) for value in node.inputs]
-    terms = str(node.attrs.get("equation", "")).replace(" ", "").partition("->")[0].split(",")
+    terms, _ = einsum_terms(str(node.attrs.get("equation", "")))
     if len(terms) != len(given) or not all(given):
         return []
     of: dict[str, Any] = {}

@@ -15,10 +15,13 @@ from .parts.extras import ModelExtras
 def is_large(model: Model) -> bool:
     """Whether the weights of a model, or of its original, are too large to copy: sessions on a quantized model unpack
     its weights to the original's size."""
-    if weight_bytes(model) > LARGE:
-        return True
+    return unpacked_bytes(model) > LARGE
+
+
+def unpacked_bytes(model: Model) -> int:
+    """Bytes of the constants of a model, or of its original where that has more: sessions may unpack them to these."""
     source = model.raw.proto if isinstance(model.raw, ModelExtras) else None
-    return source is not None and sum(map(nbytes, source.graph.initializer)) > LARGE
+    return max(weight_bytes(model), 0 if source is None else sum(map(nbytes, source.graph.initializer)))
 
 
 def weight_bytes(model: Model) -> int:

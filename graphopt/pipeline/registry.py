@@ -8,6 +8,7 @@ from contextvars import ContextVar, Token
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, TypeVar, overload
 
+from ..arguments import check_arguments
 from ..errors import OptionError, did_you_mean
 from ..rewrite import OpPattern, Rule
 from ..rewrite import rule as make_rule
@@ -54,6 +55,7 @@ class Registry:
         """Add a pass. ValueError if the name is taken, or its place names an unknown pass or itself; OptionError if a
         pattern names an operator that ONNX never had.
         """
+        check_arguments(Registry.register, locals())
         if item.name in self:
             raise ValueError(f"a pass named {item.name!r} is already registered")
         for anchor in (item.after, item.before):
@@ -72,6 +74,7 @@ class Registry:
 
     def get(self, name: str) -> Pass:
         """The pass of that name, loaded if an entry point offers it; OptionError if there is none."""
+        check_arguments(Registry.get, locals())
         for known in (*self.added(), *_builtin(), *_optional()):
             if known.name == name:
                 return known
@@ -96,6 +99,7 @@ class Registry:
     def scheduled(self, items: Sequence[PassLike]) -> tuple[Pass, ...]:
         """The schedule with further passes at the places that they name, or at its end; scheduled ones stay in
         place."""
+        check_arguments(Registry.scheduled, locals())
         order = list(self.schedule())
         for item in self.resolve(items):
             if not any(known.name == item.name for known in order):
@@ -104,6 +108,7 @@ class Registry:
 
     def resolve(self, items: Sequence[PassLike]) -> tuple[Pass, ...]:
         """An explicit schedule from names, passes and rules, in the order given."""
+        check_arguments(Registry.resolve, locals())
         return tuple(self.get(item) if isinstance(item, str) else _adapt(item) for item in items)
 
 
@@ -184,6 +189,7 @@ def register_pass(
     A function returns the number of changes. Passes without `after` or `before` run at the end of the schedule.
     ValueError if the name is taken.
     """
+    check_arguments(register_pass, {"after": after, "before": before, "exact": exact})
     if not isinstance(name, str):
         item = _adapt(name)
         return current().register(replace(item, after=after or item.after, before=before or item.before))
@@ -205,6 +211,7 @@ def rule(
 
     Options are those of `graphopt.rewrite.rule` (`min_opset`, `max_opset`, `exact`, `targets`).
     """
+    check_arguments(rule, locals())
 
     def make(handler: Handler) -> Rule:
         rule = make_rule(pattern, name=name, **options)(handler)

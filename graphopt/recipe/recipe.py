@@ -8,6 +8,7 @@ from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ..arguments import check_arguments, check_fields
 from ..calibration.source import SYNTHETIC
 from ..compress.choices import FLOAT16, QUANTIZED, STORED16, check_choices
 from ..errors import InputError, ModelError, OptionError
@@ -74,11 +75,13 @@ class Recipe:
     made_with: MadeWith | None = None
 
     def __post_init__(self) -> None:
+        check_fields("recipe", self)
         check_choices("recipe", self.layers)
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> Recipe:
         """The recipe in a file. InputError where it cannot be read, OptionError for an unknown key or invalid value."""
+        check_arguments(Recipe.load, locals())
         name = os.fspath(path)
         try:
             tables = parsed(Path(path).read_text("utf-8"))
@@ -93,6 +96,7 @@ class Recipe:
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write the recipe as TOML. OutputError; OptionError for an option that no file can hold, such as a pass object
         without a name."""
+        check_arguments(Recipe.save, locals())
         check_target(path)
         text = self.to_toml().encode()
         with reported(os.fspath(path)):
@@ -106,6 +110,7 @@ class Recipe:
         """The options of `optimize` that reproduce the result; `given` adds options outside a recipe: data, metric,
         validation and output. OptionError for options that the recipe sets already, and for missing data.
         """
+        check_arguments(Recipe.options, locals())
         given = given or Options()
         self._check_unsaid(given)
         asked = given.compression
@@ -166,12 +171,14 @@ class Recipe:
 
     def check_model(self, digest: str) -> None:
         """ModelError where the model's digest is not the recipe's."""
+        check_arguments(Recipe.check_model, locals())
         if self.model and self.model != digest:
             theirs, ours = _short(self.model), _short(digest)
             raise ModelError(f"recipe: [data] model is {theirs}, and this is another model, {ours}")
 
     def notes(self, data: str) -> tuple[str, ...]:
         """Differences from the recipe's environment and data, a line each; `data`: digest of the calibration data."""
+        check_arguments(Recipe.notes, locals())
         there = [] if self.made_with is None else self.made_with.differences()
         notes = [f"recipe: made elsewhere, so that the file may differ: {', '.join(there)}"] if there else []
         if self.data not in ("", data):

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 from .. import onnx_io
 from ..api import optimize_as
+from ..arguments import check_arguments
 from ..errors import Declined, GraphoptError, InputError, ModelError, OptionError, one_line
 from ..machine.files import check_target, replace_file, reported
 from ..measure import Timing, show_db
@@ -58,6 +59,7 @@ def recommend(
 
     Raises `graphopt.GraphoptError` subclasses with one line.
     """
+    check_arguments(recommend, locals())
     if max_drop is not None and metric is None:
         raise OptionError("max_drop= needs metric=")
     folder = _folder(out)

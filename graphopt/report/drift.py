@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from .. import onnx_io
+from ..arguments import check_arguments
 from ..equivalence import FeedData
 from ..equivalence.comparison import interface_difference
 from ..equivalence.drawn import draw_alike
@@ -53,6 +54,7 @@ def compare_layers(
     Raises ModelError where a model does not run, InputError where the models differ in inputs or outputs, or the given
     inputs do not fit.
     """
+    check_arguments(compare_layers, locals())
     original = open_runnable(a, "original")
     candidate = open_runnable(b, "candidate", original.folder)
     difference = interface_difference(original, candidate)

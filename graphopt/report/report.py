@@ -6,6 +6,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ..arguments import check_arguments
 from ..errors import OptionError, OutputError
 from .data import ReportData
 from .headline import headline
@@ -29,6 +30,7 @@ class Report(ReportData):
         """The report with the latency of the original and of the result, measured on this machine for about `seconds` a
         candidate; unchanged where latency is already known, cannot be measured, or `seconds` is 0.
         """
+        check_arguments(Report.timed, locals())
         if self.latency is not None or self.trail is None or seconds <= 0:
             return self
         return replace(self, latency=measure_latency(self.trail, seconds))
@@ -42,18 +44,21 @@ class Report(ReportData):
 
         `seconds`: how long to measure the latency of each candidate on this machine; 0 leaves it out.
         """
+        check_arguments(Report.to_html, locals())
         from .html import page
 
         return page(self.timed(seconds), title)
 
     def to_markdown(self, title: str = "", *, seconds: float = 0.5) -> str:
         """The report as Markdown, for pull requests; `seconds` as for `to_html`."""
+        check_arguments(Report.to_markdown, locals())
         from .markdown import markdown
 
         return markdown(self.timed(seconds), title)
 
     def save(self, path: str | Path, title: str = "", *, seconds: float = 0.5) -> None:
         """Write the report as HTML, Markdown or JSON, by the name of `path`. OptionError, OutputError."""
+        check_arguments(Report.save, locals())
         kind = Path(path).suffix
         if kind not in (".html", ".md", ".json"):
             raise OptionError(f"report {str(path)!r}: the name ends in .html, .md or .json")

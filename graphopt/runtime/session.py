@@ -61,7 +61,6 @@ class Session:
     `model` is a path, bytes, an `onnx.ModelProto`, an `onnx_ir.Model` or graphopt's own IR, in float32, QDQ, QOperator
     or dynamically quantized form. `threads` share each step (the machine's CPUs by default). `memory="small"` keeps
     Winograd weights as they are and transforms them during each run. Several threads may call it, and forked children.
-
     Raises ModelError for an unusable model, OptionError for unusable options.
     """
 
@@ -252,10 +251,11 @@ class Session:
     def _named(self, names: Sequence[str] | None) -> Sequence[Output]:
         if not names:
             return self._manifest.outputs
-        for name in names:
-            if name not in self._outputs:
-                raise InputError(f"no output {name!r}; the model has {', '.join(self._outputs)}")
-        return [self._outputs[name] for name in names]
+        try:
+            return [self._outputs[name] for name in names]
+        except (KeyError, TypeError) as error:  # TypeError: no list of names
+            unknown, known = error.args[0] if isinstance(error, KeyError) else names, ", ".join(self._outputs)
+            raise InputError(f"no output {unknown!r}; the model has {known}") from None
 
     def _values(self, feeds: Mapping[str, Any], trusted: Collection[str] = ()) -> list[Any]:
         """The model's values by number, with the inputs filled in."""

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from concurrent.futures import Executor
 from typing import TYPE_CHECKING
 
+from ..arguments import check_arguments
 from ..errors import OptionError
 from ..options import Runtime, runtime_named
 from ..pipeline import Progress
@@ -57,6 +58,7 @@ def search(
     Same seed and same measured times: same recipes, whatever the number of workers. Raises `graphopt.GraphoptError`
     subclasses with one line; the points found until then are in the folder.
     """
+    check_arguments(search, locals())
     if calibration is None:
         raise OptionError("search: give calibration= (--calibration samples.npz): candidates are judged by it")
     asked = budget_named(budget)

@@ -11,6 +11,7 @@ from html import escape
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ..arguments import check_arguments
 from ..errors import OptionError
 from ..machine.files import check_target, replace_file, reported
 from ..measure import show_bytes
@@ -61,6 +62,7 @@ class Front:
         program again from the stored tables; the point is then a recipe with predicted figures, and no file.
         OptionError, with the nearest point, where no point meets all constraints.
         """
+        check_arguments(Front.pick, locals())
         limits = self._limits(max_drop, speedup, size_mb, min_sqnr)
         if not limits:
             raise OptionError("pick: give max_drop, min_sqnr, speedup or size_mb")
@@ -140,6 +142,7 @@ class Front:
     def write_page(self, path: str | os.PathLike[str], title: str = "") -> None:
         """Write one HTML page that fetches nothing: the front drawn, hovers with the recipes, and the table.
         OutputError."""
+        check_arguments(Front.write_page, locals())
         from ..report.html.front import front_page
 
         check_target(path)

@@ -9,8 +9,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from .. import onnx_io
+from ..arguments import check_arguments
 from ..equivalence import Comparison, FeedData, Feeds, read_feeds
-from ..errors import ModelError, OptionError, OutputError
+from ..errors import ModelError, OutputError
 from ..ir import Model, verify
 from ..machine.files import check_target
 from .inputs import Bytes, TakeBytes
@@ -56,6 +57,7 @@ class Edited:
 
     def save(self, path: str | os.PathLike[str], *, external: bool | None = None) -> None:
         """Write the model. external: True moves weights to a file beside it, False into it. OutputError."""
+        check_arguments(Edited.save, locals())
         onnx_io.save(self.ir, Path(path), external=external)
 
     def to_dict(self) -> dict[str, Any]:
@@ -121,13 +123,14 @@ def edit(
         each step. NotValidated (a ModelError) where the two differ or the comparison is unverified; OptionError for a
         name the model lacks, or a step that does not fit. Nothing is written then.
     """
+    check_arguments(edit, locals())
     if output is not None:
         _check_output(model, output, force)
     steps: list[Step] = []
     if inputs or outputs:
-        steps.append(Extract(_names(outputs), _names(inputs)))
+        steps.append(Extract(tuple(outputs), tuple(inputs)))
     if drop_outputs:
-        steps.append(DropOutputs(_names(drop_outputs)))
+        steps.append(DropOutputs(tuple(drop_outputs)))
     if dims:
         steps.append(SetSizes(dict(dims)))
     steps += [TakeBytes(name, format) for name, format in (uint8 or {}).items()]
@@ -137,7 +140,7 @@ def edit(
     if opset is not None:
         steps.append(SetOpset(opset))
     if strip:
-        steps.append(Strip(_names(strip)))
+        steps.append(Strip(tuple(strip)))
     if rename:
         steps.append(Rename(dict(rename)))
     source = onnx_io.load(model)
@@ -208,12 +211,6 @@ def _is_valid(model: Model) -> bool:
     except ModelError:
         return False
     return True
-
-
-def _names(names: Sequence[str]) -> tuple[str, ...]:
-    if isinstance(names, str):
-        raise OptionError(f"names are given as a list, [{names!r}]")
-    return tuple(names)
 
 
 def _check_output(model: ModelSource, output: str | os.PathLike[str], force: bool) -> None:

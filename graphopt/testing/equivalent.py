@@ -8,6 +8,7 @@ import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from ..arguments import check_arguments
 from ..errors import GraphoptError
 
 if TYPE_CHECKING:
@@ -30,6 +31,7 @@ def assert_equivalent(
     comparison; raises AssertionError with its text unless the models are equal (unverified is not equal), and with a
     small original's text and the path where it was saved.
     """
+    check_arguments(assert_equivalent, locals())
     from ..equivalence import compare
 
     comparison = compare(

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
+from ..arguments import check_arguments
 from ..ir import Model
 from ..pipeline.shrink import name_values
 from ..pipeline.shrink import shrink as shrink_nodes
@@ -21,6 +22,7 @@ def shrink(model: ModelSource, fails: Callable[[onnx.ModelProto], bool]) -> onnx
     model: path, bytes, `onnx.ModelProto` or `onnx_ir.Model`. Values that the piece reads from the rest of the model
     become inputs. ValueError if the whole model does not fail.
     """
+    check_arguments(shrink, locals())
     from .. import onnx_io
 
     def holds(piece: Model) -> bool:

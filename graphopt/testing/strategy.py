@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from ..arguments import check_arguments
 from ..ir import DType, Port
 from ..rewrite import Context, Rule
 from .blocks import FAMILIES, Block
@@ -42,6 +43,7 @@ def graphs(
         def test_my_pass(model):
             graphopt.testing.assert_equivalent(model, graphopt.optimize(model, passes=["my-pass"]).model)
     """
+    check_arguments(graphs, locals())
     from hypothesis import strategies
 
     draw = partial(random_graph, blocks=blocks, opsets=opsets, families=families, matching=matching, target=target)
@@ -54,6 +56,7 @@ def random_graph(
     target: str = "portable",
 ) -> onnx.ModelProto:  # fmt: skip
     """The random model of a seed, or of a `random.Random`; see `graphs`."""
+    check_arguments(random_graph, locals())
     from .. import onnx_io
 
     rng = random.Random(seed) if isinstance(seed, int) else seed

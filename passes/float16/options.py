@@ -4,12 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields
-from numbers import Real
 from typing import Any
 
+from ...arguments import check_fields, values_of
 from ...compress.choices import check_choices
 from ...errors import OptionError, did_you_mean
-from ...words import values_of
 
 WORDS = ("float16", "fp16", "half")
 """Accepted names of the format."""
@@ -38,13 +37,7 @@ class Float16:
     evaluations: int = 16
 
     def __post_init__(self) -> None:
-        for name in ("keep_io", "storage"):
-            if not isinstance(getattr(self, name), bool):
-                raise OptionError(f"precision: {name} is True or False, got {getattr(self, name)!r}")
-        if isinstance(self.min_sqnr, bool) or not isinstance(self.min_sqnr, Real) or self.min_sqnr != self.min_sqnr:
-            raise OptionError(f"precision: min_sqnr is a number of dB, got {self.min_sqnr!r}")
-        if isinstance(self.keep, str) or not all(isinstance(name, str) for name in self.keep):
-            raise OptionError(f"precision: keep is a list of names, got {self.keep!r}")
+        check_fields("precision", self)
         if isinstance(self.evaluations, bool) or not isinstance(self.evaluations, int) or self.evaluations < 1:
             raise OptionError(f"precision: evaluations is a number from 1 on, got {self.evaluations!r}")
         object.__setattr__(self, "keep", tuple(self.keep))

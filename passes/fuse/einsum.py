@@ -8,6 +8,7 @@ import numpy as np
 
 from ...errors import Declined
 from ...ir import Node, TensorType, Value
+from ...ops import einsum_terms
 from ...rewrite import Builder, any_value, op, rule
 from ..fold.channels import FLOATS
 
@@ -29,15 +30,10 @@ class _Product:
 
 def _terms(node: Node, count: int) -> tuple[tuple[str, ...], str]:
     """The letters of the operands and of the result; Declined for an ellipsis, a repeated letter, other counts."""
-    equation = str(node.attrs.get("equation", "")).replace(" ", "")
-    given, arrow, wanted = equation.partition("->")
-    terms = tuple(given.split(","))
-    if not arrow:
-        every = "".join(terms)
-        wanted = "".join(sorted(letter for letter in set(every) if every.count(letter) == 1))
-    if len(terms) != count or "." in equation or any(len(set(term)) != len(term) for term in (*terms, wanted)):
+    terms, wanted = einsum_terms(str(node.attrs.get("equation", "")))
+    if len(terms) != count or any("." in term or len(set(term)) != len(term) for term in (*terms, wanted)):
         raise Declined("an ellipsis, a diagonal, or another number of operands")
-    return terms, wanted
+    return tuple(terms), wanted
 
 
 def _types(*values: Value) -> list[TensorType]:

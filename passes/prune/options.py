@@ -6,10 +6,10 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from typing import Any
 
+from ...arguments import check_fields, is_whole, values_of
 from ...distillation.options import Distil, check_distil
 from ...errors import OptionError
 from ...ir import Array
-from ...words import values_of
 
 Importance = Callable[[Array], Array]
 """From a layer's weight, its outputs first, [channels, ...], to one number a channel; larger is more important."""
@@ -81,8 +81,9 @@ class Prune:
     evaluations: int = 16
 
     def __post_init__(self) -> None:
-        if isinstance(self.ignored_layers, str):
-            raise OptionError(f"prune: ignored_layers is a list of names, got {self.ignored_layers!r}")
+        if not isinstance(self.recover, bool):
+            object.__setattr__(self, "recover", check_distil(self.recover))
+        check_fields("prune", self)
         object.__setattr__(self, "ignored_layers", tuple(self.ignored_layers))
         for name, ratio in (("ratio", self.ratio), *self.ratios.items()):
             if not isinstance(ratio, (int, float)) or not 0 <= ratio < 1:
@@ -108,8 +109,6 @@ class Prune:
                 raise OptionError(f"prune: {name} {getattr(self, name)!r} is not a positive integer")
         if self.exchange is not None and (not isinstance(self.exchange, int) or self.exchange < 0):
             raise OptionError(f"prune: exchange {self.exchange!r} is not a number of prunings from 0 on")
-        if not isinstance(self.recover, bool):
-            object.__setattr__(self, "recover", check_distil(self.recover))
         if not 0 <= self.least <= 1 or self.ridge < 0:
             raise OptionError("prune: least is a share from 0 to 1, and ridge is not negative")
 
@@ -124,7 +123,7 @@ class Prune:
 
 
 def _is_count(value: object) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool) and value >= 1
+    return is_whole(value) and value >= 1  # type: ignore[operator]
 
 
 def check_prune(value: Any) -> Prune:

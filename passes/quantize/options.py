@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-import math
 import os
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Executor
 from dataclasses import dataclass, field, fields
-from numbers import Integral, Real
 from typing import Any
 
+from ...arguments import check_fields, is_number, is_whole, values_of
 from ...compress.choices import QUANTIZED, check_choices
 from ...errors import OptionError, did_you_mean
 from ...ir import DType
-from ...words import values_of
 
 MODES = ("static", "dynamic", "weights")
 METHODS = ("minmax", "percentile", "entropy", "mse", "auto")
@@ -30,12 +28,8 @@ def _is_flag(value: Any) -> bool:
     return isinstance(value, bool)
 
 
-def _is_real(value: Any) -> bool:
-    return isinstance(value, Real) and not _is_flag(value) and not math.isnan(float(value))
-
-
 def _is_count(value: Any) -> bool:
-    return isinstance(value, Integral) and not _is_flag(value) and int(value) >= 1
+    return is_whole(value) and value >= 1
 
 
 _FLAGS = (
@@ -47,15 +41,15 @@ _EXPECTED: tuple[tuple[str, Callable[[Any], bool], str], ...] = (
     *((name, _is_flag, "True or False") for name in _FLAGS),
     ("sensitivity", lambda v: _is_flag(v) or v == MEASURED, "True, False or 'measured'"),
     ("per_channel_activations", lambda v: _is_flag(v) or v == ALWAYS, "True, False or 'always'"),
-    ("percentile", lambda v: _is_real(v) and 50 < v <= 100, "above 50 and at most 100"),
+    ("percentile", lambda v: is_number(v) and 50 < v <= 100, "above 50 and at most 100"),
     ("block_size", lambda v: _is_count(v) and 16 <= v <= 256 and not v & (v - 1), "a power of two from 16 to 256"),
-    ("bits_per_weight", lambda v: _is_real(v) and v > 0, "a number of bits above 0"),
+    ("bits_per_weight", lambda v: is_number(v) and v > 0, "a number of bits above 0"),
     ("evaluations", _is_count, "a number from 1 on"),
     ("samples", _is_count, "a number from 1 on"),
-    ("min_sqnr", _is_real, "a number of dB"),
-    ("max_kl", lambda v: _is_real(v) and v > 0, "a number of nats above 0"),
-    ("min_cosine", lambda v: _is_real(v) and v <= 1, "a cosine of at most 1"),
-    ("min_top1", lambda v: _is_real(v) and v <= 1, "a share of at most 1"),
+    ("min_sqnr", is_number, "a number of dB"),
+    ("max_kl", lambda v: is_number(v) and v > 0, "a number of nats above 0"),
+    ("min_cosine", lambda v: is_number(v) and v <= 1, "a cosine of at most 1"),
+    ("min_top1", lambda v: is_number(v) and v <= 1, "a share of at most 1"),
     ("cache", lambda v: isinstance(v, (str, os.PathLike)), "a path"),
     ("executor", lambda v: callable(getattr(v, "submit", None)), "an executor of concurrent.futures"),
 )
@@ -162,12 +156,10 @@ class Quantize:
             value = getattr(self, name)
             if not (value is None and name in _OPTIONAL) and not fits(value):
                 raise OptionError(f"quantize: {name} {value!r} is not {expected}")
+        check_fields("quantize", self)
         for name in ("nodes_to_exclude", "op_types_to_quantize"):
-            value = getattr(self, name)
-            if isinstance(value, str) or (value is not None and not all(isinstance(part, str) for part in value)):
-                raise OptionError(f"quantize: {name} is a list of names, got {value!r}")
-            if value is not None or name == "nodes_to_exclude":
-                object.__setattr__(self, name, tuple(value or ()))
+            if getattr(self, name) is not None:
+                object.__setattr__(self, name, tuple(getattr(self, name)))
 
     def _check_widths(self) -> None:
         """OptionError for fewer than 8 bits where unavailable; in mode static they turn timing off."""

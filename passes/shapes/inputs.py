@@ -26,6 +26,7 @@ def specialise_inputs(model: Model, shapes: Mapping[str, Sequence[int | str | No
         by_name[name].type = TensorType(known.dtype, _merge(name, known.shape, wanted, fixed))
     for graph in model.graph.graphs():
         _substitute(graph, fixed)
+    _require_elements(model, fixed)
     retype(list(model.graph.walk()))
 
 
@@ -41,9 +42,20 @@ def fix_dims(model: Model, sizes: Mapping[str, int]) -> None:
             raise InputError(f"size {name!r}: the sizes of the model's inputs are {known}")
         if size < 0:
             raise InputError(f"size {name!r} cannot be {size}")
+    fixed = {name: int(size) for name, size in sizes.items()}
     for graph in model.graph.graphs():
-        _substitute(graph, {name: int(size) for name, size in sizes.items()})
+        _substitute(graph, fixed)
+    _require_elements(model, fixed)
     retype(list(model.graph.walk()))
+
+
+def _require_elements(model: Model, fixed: Mapping[str, Dim]) -> None:
+    """InputError where sizes of 0 leave no input an element; an empty cache beside tokens is fine."""
+    types = [value.type for value in model.graph.inputs if value.default is None]
+    shapes = [t.shape for t in types if isinstance(t, TensorType) and t.shape is not None]
+    if 0 in fixed.values() and all(0 in shape for shape in shapes):
+        names = ", ".join(repr(name) for name, size in fixed.items() if size == 0)
+        raise InputError(f"size {names} cannot be 0: no input would hold an element")
 
 
 def _merge(name: str, known: tuple[Dim, ...] | None, wanted: tuple[Dim, ...], fixed: dict[str, Dim]) -> tuple[Dim, ...]:

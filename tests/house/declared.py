@@ -4,7 +4,7 @@ from __future__ import annotations
 
 FLOORS: tuple[tuple[str, ...], ...] = (
     ("errors",),
-    ("ir", "machine", "words", "parallel"),
+    ("ir", "machine", "parallel", "arguments"),
     ("ops",),
     ("rewrite", "onnx_io", "analysis"),
     ("gradient",),

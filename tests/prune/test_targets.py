@@ -111,7 +111,7 @@ def test_a_speedup_removes_until_it_is_measured(monkeypatch, tmp_path):
     ("options", "words"),
     [
         ({"macs": 0.5, "speedup": 2}, "two targets"), ({"macs": 1.5}, "share between 0 and 1"),
-        ({"speedup": 0.5}, "not above 1"), ({"parameters": True}, "share between 0 and 1"),
+        ({"speedup": 0.5}, "not above 1"), ({"parameters": True}, "a number"),
     ],
 )  # fmt: skip
 def test_targets_that_are_none(options, words):

@@ -8,6 +8,8 @@ import pytest
 
 import graphopt
 from graphopt import onnx_io
+from graphopt.compress import stages
+from graphopt.machine.sessions import DISABLE_PACKING
 from graphopt.measure import Quality, ort_session
 from graphopt.measure.classes import classifications
 from graphopt.passes.quantize.place import accuracy_guard
@@ -103,3 +105,34 @@ def test_the_guard_tries_to_spare_as_many_units_as_its_trials_may_read_of_weight
     )
     assert len(asked) == trials and 9 in found
     assert found == [u for u in range(10) if u not in [u for u in (8, 6, 3) if u >= 9 - trials]]
+
+
+def test_the_reference_and_a_candidate_are_never_open_at_once():
+    model, open_now, most = onnx_io.load(convnet()), [0], [0]
+
+    class Counted:
+        def __init__(self, model):
+            self.session = ort_session(model)
+            open_now[0] += 1
+            most[0] = max(most[0], open_now[0])
+
+        def run(self, names, feeds):
+            return self.session.run(names, feeds)
+
+        def __del__(self):
+            open_now[0] -= 1
+
+    fidelity = Quality(model, Counted, images(1)).fidelity(onnx_io.load(convnet()))
+    assert fidelity.sqnr_db == np.inf and most == [1]
+
+
+@pytest.mark.parametrize(("limit", "packs"), [(0, False), (1 << 30, True)])
+def test_judges_of_large_weights_pack_none(limit, packs, monkeypatch):
+    monkeypatch.setattr(stages, "PACKED_BESIDE", limit)
+    session = stages.session_maker("portable")(onnx_io.load(convnet()))
+    settings = getattr(session, "session", session).get_session_options()
+    if packs:
+        with pytest.raises(RuntimeError):
+            settings.get_session_config_entry(DISABLE_PACKING)
+    else:
+        assert settings.get_session_config_entry(DISABLE_PACKING) == "1"

@@ -103,7 +103,7 @@ def test_what_a_loop_captures_becomes_an_input():
     ("words", "reason"),
     [({"outputs": ["score"]}, "did you mean scores"), ({"outputs": ["w"]}, "is a constant"),
      ({"outputs": ["x"]}, "not computed"), ({"inputs": ["mean"], "outputs": ["c"]}, "none of c is computed"),
-     ({"inputs": ["c"], "outputs": ["c"]}, "both"), ({"outputs": "scores"}, "as a list")],
+     ({"inputs": ["c"], "outputs": ["c"]}, "both"), ({"outputs": "scores"}, "a list of names")],
 )  # fmt: skip
 def test_parts_that_are_none_are_refused(words, reason):
     with pytest.raises(OptionError, match=reason):

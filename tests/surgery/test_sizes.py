@@ -120,7 +120,7 @@ def test_given_inputs_of_other_sizes_are_left_out():
 @pytest.mark.parametrize(
     ("dims", "words"),
     [({"M": 2}, "no size 'M'"), ({"x:4": 2}, "has 4 axes"), ({"N": 0}, "positive"), ({"N": "a b"}, "letters"),
-     ({"N": True}, "positive"), ({"y:0": 2}, "did you mean x:0")],
+     ({"N": True}, "a whole number or text"), ({"y:0": 2}, "did you mean x:0")],
 )  # fmt: skip
 def test_sizes_that_are_none_are_refused(dims, words):
     with pytest.raises(OptionError, match=words):

@@ -8,6 +8,7 @@ from string import ascii_letters
 import numpy as np
 
 from ...errors import Declined
+from ...ops import einsum_terms
 from ..call import Call, Gradients, Rule
 from ..tensor import Tensor
 
@@ -99,13 +100,8 @@ def _fresh(operands: list[str]) -> Iterator[str]:
 
 def _parse(call: Call) -> tuple[list[str], str]:
     """The letters of each operand and of the result, an ellipsis spelled out."""
-    equation = str(call.attr("equation")).replace(" ", "")
-    left, arrow, result = equation.partition("->")
-    operands = left.split(",")
-    if not arrow:
-        letters = left.replace(",", "").replace("...", "")
-        result = ("..." if "..." in left else "") + "".join(sorted(c for c in set(letters) if letters.count(c) == 1))
-    fresh = _fresh([left.replace("...", ""), result.replace("...", "")])
+    operands, result = einsum_terms(str(call.attr("equation")))
+    fresh = _fresh([*operands, result])
     spelled: list[str] | None = None
     for slot, term in enumerate(operands):
         if "..." in term:

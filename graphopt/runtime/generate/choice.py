@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
+from ...arguments import check_arguments
 from ...errors import OptionError
 from ...ir import Array
 
@@ -23,6 +24,7 @@ class Choice:
     _random: np.random.Generator = field(init=False)
 
     def __post_init__(self) -> None:
+        check_arguments(type(self), {"temperature": self.temperature, "top_k": self.top_k, "seed": self.seed})
         if not 0 <= self.temperature < np.inf:
             raise OptionError(f"temperature must be 0 or a positive number, got {self.temperature!r}")
         if self.top_k is not None and self.top_k < 1:

@@ -30,6 +30,8 @@ def prompt_of(input_ids: Any, attention_mask: Any = None) -> tuple[Array, Array]
         raise InputError("prompts of one length are needed: pad the shorter ones in front, with a mask") from error
     if tokens.ndim not in (1, 2) or tokens.dtype.kind not in "iu" or not tokens.size:
         raise InputError(f"a prompt is integers [tokens] or [batch, tokens], got {tokens.dtype} {list(tokens.shape)}")
+    if mask.dtype.kind not in "biuf":
+        raise InputError(f"a mask is numbers in the shape of its tokens, got {mask.dtype}")
     if mask.shape != tokens.shape:
         raise InputError(f"a mask of {list(mask.shape)} for tokens of {list(tokens.shape)}")
     tokens, mask = (array.reshape(-1, tokens.shape[-1]).astype(np.int64) for array in (tokens, mask))

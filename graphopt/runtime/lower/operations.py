@@ -272,10 +272,11 @@ class Gelu(FloatOperation):
 
 @dataclass(frozen=True, slots=True, eq=False, kw_only=True)
 class FloatClamp(FloatOperation):
-    """min(max(slope · x + shift, low), high) of float32: Relu, Clip, HardSigmoid."""
+    """min(max(slope · x + shift, low), high) of float32: Relu, Clip, HardSigmoid. A shift of −0 keeps the sign of a
+    zero, as onnxruntime does."""
 
     slope: float = 1.0
-    shift: float = 0.0
+    shift: float = -0.0
     low: float = -np.inf
     high: float = np.inf
 

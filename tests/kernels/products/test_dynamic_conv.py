@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import fields
 from typing import Any
 
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from onnx import parser
 
 from graphopt.kernels import run_routine
 from graphopt.kernels.core.levels import Level
@@ -15,6 +17,8 @@ from graphopt.kernels.elementwise.floats import prepare_clamp
 from graphopt.kernels.pooling.floats import prepare_float_pool
 from graphopt.kernels.products.dynamic_conv import prepare_dynamic_conv
 from graphopt.kernels.tensors.windows import Image, Window
+from graphopt.machine.sessions import open_session, session_options
+from graphopt.runtime.lower.operations import FloatClamp
 from tests.kernels import naive
 from tests.kernels.products.test_matmul_conv import every_level
 
@@ -118,3 +122,18 @@ def test_clamp() -> None:
     y = naive.empty(x.shape, np.float32)
     run_routine(prepare_clamp(5000, 0.2, 0.5, 0.0, 1.0), {"x": naive.placed(x), "y": y}, workers=2)
     np.testing.assert_array_equal(y, np.clip(np.float32(0.2) * x + np.float32(0.5), 0, 1))
+
+
+@pytest.mark.parametrize("operator", ["Relu (x)", "Clip (x, zero, six)"])
+@pytest.mark.parametrize("size", [1, 17, 5000])
+def test_clamps_keep_the_sign_of_zero_and_nan_as_onnxruntime(operator: str, size: int) -> None:
+    model = parser.parse_model(f"""
+    <ir_version: 9, opset_import: ["": 17]>
+    g (float[N] x) => (float[N] y) <float zero = {{0}}, float six = {{6}}> {{ y = {operator} }}""")
+    x = np.resize(np.array([-0.0, np.nan, 0.0, -1, 9, -np.inf, np.inf], np.float32), size)
+    (wanted,) = open_session(model.SerializeToString(), session_options()).run(None, {"x": x})
+    y, usual = naive.empty(x.shape, np.float32), {field.name: field.default for field in fields(FloatClamp)}
+    high = 6.0 if "six" in operator else np.inf
+    run_routine(prepare_clamp(size, usual["slope"], usual["shift"], 0.0, high), {"x": naive.placed(x), "y": y})
+    assert np.array_equal(y.view(np.int32) & (2**31 - 1), wanted.view(np.int32) & (2**31 - 1))
+    assert np.array_equal(np.signbit(y[~np.isnan(y)]), np.signbit(wanted[~np.isnan(y)]))
