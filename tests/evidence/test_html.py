@@ -15,7 +15,8 @@ import graphopt
 from graphopt.report.html import layout
 from graphopt.report.html.cost import layers
 from tests import generators, nets, zoo
-from tests.test_cli import ROOT, cli, one_line
+from tests.command import ROOT, cli
+from tests.test_cli import one_line
 from tests.test_optimize import conv_bn_model
 
 BROWSER = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
@@ -263,11 +264,11 @@ def test_layout_keeps_boxes_apart_and_edges_downwards(engine, monkeypatch):
 
 
 def test_command_line_writes_html(tmp_path):
-    out = tmp_path / "o.onnx"
-    assert cli("optimize", "models/fashion_cnn.onnx", out, "--report", tmp_path / "r.html").returncode == 0
+    model, out = ROOT / "models" / "fashion_cnn.onnx", tmp_path / "o.onnx"
+    assert cli("optimize", model, out, "--report", tmp_path / "r.html").returncode == 0
     assert "fashion_cnn.onnx" in (tmp_path / "r.html").read_text()
-    one_line(cli("optimize", "models/fashion_cnn.onnx", out, "--report", tmp_path / "r.pdf"), "r.pdf", ".html")
-    one_line(cli("optimize", "models/fashion_cnn.onnx", out, "--report", tmp_path / "no" / "r.html"), "r.html")
+    one_line(cli("optimize", model, out, "--report", tmp_path / "r.pdf"), "r.pdf", ".html")
+    one_line(cli("optimize", model, out, "--report", tmp_path / "no" / "r.html"), "r.html")
 
 
 @pytest.mark.skipif(BROWSER is None, reason="no chromium or chrome to open the report with")

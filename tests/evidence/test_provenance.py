@@ -9,7 +9,8 @@ import graphopt
 from graphopt import onnx_io
 from graphopt.provenance import KEY, Provenance, explanation, read, sidecar
 from tests import nets, zoo
-from tests.test_cli import cli, one_line
+from tests.command import cli
+from tests.test_cli import one_line
 from tests.test_optimize import conv_bn_model
 
 
