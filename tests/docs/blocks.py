@@ -28,7 +28,7 @@ _INSTALLS = ("python -m venv", "pip install", ". .venv/", "cd ")
 """Lines that set up an environment; continuous integration runs them in a fresh one."""
 DATA = "fashion_calibration.npz"
 FEW = 48
-"""Images of the calibration data that pages name: what they show holds for few, too, and takes a fraction of the time."""
+"""Images of the calibration data that pages name: what they show holds for few, too, in less time."""
 
 
 def blocks(page: Path) -> Iterator[tuple[str, str]]:
