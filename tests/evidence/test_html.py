@@ -280,7 +280,7 @@ def test_browser_shows_it_without_errors(tmp_path, width, model):
     page.write_text(result.report.to_html("fashion", seconds=0).replace("</main>", PROBE + "</main>"))
     options = ["--headless", "--no-sandbox", "--disable-gpu", "--enable-logging=stderr", "--dump-dom"]
     command = [BROWSER, *options, f"--window-size={width},1600", f"--user-data-dir={tmp_path / 'profile'}", str(page)]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=120)
+    done = subprocess.run(command, capture_output=True, text=True, timeout=600)
     assert "CONSOLE" not in done.stderr, done.stderr
     seen = json.loads(re.search(r'id="probe">(.*?)<', done.stdout, re.S).group(1).replace("&quot;", '"'))
     assert seen["boxes"] == len(drawn(page.read_text())["after"][0]["nodes"]) and seen["history"]
