@@ -44,7 +44,7 @@ def assert_explained(source, result: graphopt.Result) -> None:
     assert all(how.by for how in found.gone.values()), found.gone
 
 
-@zoo.parametrize()
+@zoo.parametrize(*zoo.distinct())
 def test_zoo_is_explained(name):
     path = zoo.path(name)
     assert_explained(onnx.load(path, load_external_data=False), graphopt.optimize(path, validate=False))
