@@ -6,7 +6,6 @@ import signal
 import subprocess
 import sys
 import time
-from pathlib import Path
 
 import numpy as np
 import onnx
@@ -15,13 +14,7 @@ from onnx import TensorProto, helper, numpy_helper
 from onnx.external_data_helper import set_external_data
 
 import graphopt
-
-ROOT = Path(__file__).resolve().parents[1]
-
-
-def cli(*args, cwd=None, timeout=120):
-    command = [sys.executable, "-m", "graphopt", *map(str, args)]
-    return subprocess.run(command, cwd=cwd or ROOT, capture_output=True, text=True, timeout=timeout)
+from tests.command import ROOT, cli, process
 
 
 def small(scale=1.0, extra=(), inputs=None) -> onnx.ModelProto:
@@ -56,7 +49,7 @@ def one_line(done, *words):
 
 def test_optimize_writes_and_says_what_it_did(model, tmp_path):
     out = tmp_path / "o.onnx"
-    done = cli("optimize", model, out)
+    done = process("optimize", model, out)
     assert done.returncode == 0, done.stderr
     assert "nodes" in done.stdout and "equal" in done.stdout and str(out) in done.stdout
     assert [n.op_type for n in onnx.load(out).graph.node] == ["MatMul", "Relu"]
@@ -192,6 +185,7 @@ def test_bad_input_is_one_line_and_nothing_is_damaged(tmp_path):
     out = tmp_path / "out.onnx"
     out.write_bytes(b"precious")
     failures = []
+    one_line(process("optimize", tmp_path / "absent.onnx", out, "--force"), "absent.onnx")
     for path, words in list(bad_inputs(tmp_path)):
         try:
             one_line(cli("optimize", path, out, "--force"), *words)
@@ -258,12 +252,12 @@ def test_a_killed_writer_leaves_the_old_file_whole(tmp_path):
         f"print('go', flush=True); r.save({str(target)!r})"
     )
     for delay in (0.0, 0.005, 0.02, 0.05):
-        process = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True)
-        process.stdout.readline()
+        writer = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True)
+        writer.stdout.readline()
         time.sleep(delay)
-        process.send_signal(signal.SIGKILL)
-        process.wait()
-        process.stdout.close()
+        writer.send_signal(signal.SIGKILL)
+        writer.wait()
+        writer.stdout.close()
         data = target.read_bytes()
         assert data == before or len(data) >= 80_000_000
         onnx.load(target)

@@ -193,7 +193,10 @@ def test_optimised_where_inputs_are_constant(chunk):
     is_open = chunk % 2 == 1
     harder: list[Case] = []
     for name, model, feeds in cases()[chunk::CHUNKS]:
-        for kept in range(-1, min(len(feeds[0]), 4)) if feeds and feeds[0] else ():
+        count = min(len(feeds[0]), 4) if feeds else 0
+        if count == 1 and not is_open:
+            count = 0  # to keep the only input is `test_optimised`
+        for kept in range(-1, count) if feeds and feeds[0] else ():
             changed, left = with_constants(model, feeds[0], kept)
             harder.append((f"{name}, input {kept}", with_open_sizes(changed) if is_open else changed, left))
     assert_right(list(outcomes_of(harder, tolerant, close)), 0.5)

@@ -145,6 +145,14 @@ def test_zoo_runs_with_its_feeds(name: str) -> None:
         assert_runs(running, zoo.feeds(name, seed=variant, variant=variant))
 
 
+@pytest.mark.parametrize("name", zoo.COVERED)
+def test_covered_models_have_no_operators_of_their_own(name: str) -> None:
+    folder = Path(onnx.__file__).parent
+    here, there = (onnx.load(folder / zoo.BY_NAME[each].member) for each in (name, zoo.COVERED[name]))
+    own = {node.op_type for node in here.graph.node}
+    assert "Conv" in own and own <= {node.op_type for node in there.graph.node}
+
+
 @zoo.parametrize(*(name for name in zoo.names() if name.startswith("light-")), "mobilenetv2-like")
 def test_generated_weights_let_the_input_choose_the_class(name: str) -> None:
     path = zoo.path(name)

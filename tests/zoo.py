@@ -198,6 +198,15 @@ def feeds(name: str, seed: int = 0, variant: int = 0) -> Feeds:
     return BY_NAME[name].synthesise(np.random.default_rng(seed), variant)
 
 
+COVERED = {"light-vgg19": "light-bvlc_alexnet", "light-zfnet512": "light-bvlc_alexnet"}
+"""Models of hundreds of megabytes, and one that has all their operators. What goes operator by operator skips them."""
+
+
+def distinct() -> tuple[str, ...]:
+    """Names of the models that are not `COVERED`."""
+    return tuple(name for name in BY_NAME if name not in COVERED)
+
+
 def parametrize(*names: str) -> pytest.MarkDecorator:
     """Parametrise a test's `name` over the zoo (or the given names), skipping what is absent; see `required`."""
     chosen = names or tuple(BY_NAME)

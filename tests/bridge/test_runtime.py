@@ -14,7 +14,7 @@ from onnx import TensorProto, helper, numpy_helper
 import graphopt
 from graphopt.errors import OptionError
 from tests.bridge.test_torch import MODELS, linear, torch_of, weights
-from tests.test_cli import cli
+from tests.command import cli
 
 
 def with_relu(op: str = "Relu", domain: str = "", **given: Any) -> onnx.ModelProto:

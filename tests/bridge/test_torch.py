@@ -83,7 +83,7 @@ def test_models_run_as_in_onnxruntime_and_come_back_bit_for_bit(name: str) -> No
     assert parameters <= tensors and bool(parameters) == ("qdq" not in name)
 
 
-@zoo.parametrize()
+@zoo.parametrize(*zoo.distinct())
 @pytest.mark.slow
 def test_models_of_the_zoo_come_back_bit_for_bit(name: str) -> None:
     torch_of()

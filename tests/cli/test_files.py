@@ -10,7 +10,8 @@ from onnx import helper
 
 import graphopt
 from graphopt.cli.results import MARK, default_name, kind_in, kind_of
-from tests.test_cli import ROOT, one_line, small
+from tests.command import ROOT, cli
+from tests.test_cli import one_line, small
 
 
 def test_a_kind_is_the_end_of_the_name():
@@ -28,32 +29,32 @@ def test_a_kind_is_the_end_of_the_name():
     assert kind_of(None, None, "simplified") == "simplified" and default_name(Path("-"), "opt") == Path("-")
 
 
-def test_default_names(model, tmp_path, graphopt_says):
+def test_default_names(model, tmp_path):
     for words in ((), ("simplify",), ("quantize", "--mode", "dynamic"), ("prune", "--ratio", "0.1")):
         command = (*words[:1], model, *words[1:])
-        assert graphopt_says(*command).returncode == 0
-        assert graphopt_says(*command).returncode == 0, "the same kind of result is replaced"
+        assert cli(*command).returncode == 0
+        assert cli(*command).returncode == 0, "the same kind of result is replaced"
     written = {path.name for path in tmp_path.iterdir()} - {"m.onnx"}
     assert written == {"m.opt.onnx", "m.simplified.onnx", "m.int8.onnx", "m.pruned.onnx"}
     assert {kind_in(tmp_path / name) for name in written} == {"opt", "simplified", "int8", "pruned"}
     assert not onnx.load(model).metadata_props
 
 
-def test_nothing_else_is_replaced_without_force(model, tmp_path, graphopt_says):
+def test_nothing_else_is_replaced_without_force(model, tmp_path):
     before = model.read_bytes()
     out = tmp_path / "out.onnx"
-    one_line(graphopt_says(model, "-o", model), "is the model itself", "--force")
+    one_line(cli(model, "-o", model), "is the model itself", "--force")
     (tmp_path / "link.onnx").symlink_to(model)
-    one_line(graphopt_says(model, "-o", tmp_path / "link.onnx"), "is the model itself")
+    one_line(cli(model, "-o", tmp_path / "link.onnx"), "is the model itself")
     onnx.save(small(2.0), out)
     other = out.read_bytes()
-    assert graphopt_says(model, out, "--dry-run").returncode == 0 and out.read_bytes() == other
-    assert graphopt_says(model, out).returncode == 0 and kind_in(out) == "opt", "it tells no kind, and was named"
+    assert cli(model, out, "--dry-run").returncode == 0 and out.read_bytes() == other
+    assert cli(model, out).returncode == 0 and kind_in(out) == "opt", "it tells no kind, and was named"
     precious = out.read_bytes()
-    one_line(graphopt_says("quantize", model, out, "--mode", "dynamic"), "another kind (opt, not int8)", "--force")
+    one_line(cli("quantize", model, out, "--mode", "dynamic"), "another kind (opt, not int8)", "--force")
     assert out.read_bytes() == precious and model.read_bytes() == before
-    assert graphopt_says(model, out).returncode == 0
-    assert graphopt_says(out, "-o", out, "--force").returncode == 0 and kind_in(out) == "opt"
+    assert cli(model, out).returncode == 0
+    assert cli(out, "-o", out, "--force").returncode == 0 and kind_in(out) == "opt"
     assert [entry.key for entry in onnx.load(out).metadata_props] == [MARK]
 
 
@@ -84,7 +85,7 @@ def test_a_kind_is_read_beside_other_metadata(tmp_path):
     assert kind_in(tmp_path / "m.onnx") == "int8"
 
 
-def test_pipes(model, tmp_path, graphopt_says):
+def test_pipes(model, tmp_path):
     command = [sys.executable, "-m", "graphopt", "-", "-o", "-"]
     done = subprocess.run(command, input=model.read_bytes(), capture_output=True, cwd=ROOT)
     assert done.returncode == 0, done.stderr
@@ -93,15 +94,15 @@ def test_pipes(model, tmp_path, graphopt_says):
     assert b"validated" in done.stderr and b"wrote to stdout" in done.stderr
     done = subprocess.run([*command[:3], "-"], input=b"no model", capture_output=True, cwd=ROOT)
     assert done.returncode == 2 and not done.stdout
-    one_line(graphopt_says(model, "-o", "-", "--json"), "cannot both go to stdout")
+    one_line(cli(model, "-o", "-", "--json"), "cannot both go to stdout")
 
 
-def test_options_that_change_nothing_are_told(model, tmp_path, graphopt_says):
-    done = graphopt_says(
+def test_options_that_change_nothing_are_told(model, tmp_path):
+    done = cli(
         model, "--calibration", "synthetic", "--metric", "models.fashion:accuracy", "--dry-run", "--provenance-beside"
     )
     assert done.returncode == 0
     notes = [line for line in done.stderr.splitlines() if not line.startswith("  ")]
     assert len(notes) == 2 and "--calibration, --metric: not used" in notes[0] and "--provenance-beside" in notes[1]
-    done = graphopt_says(model, "--check", "off", "--repros", tmp_path / "r", "--dry-run")
+    done = cli(model, "--check", "off", "--repros", tmp_path / "r", "--dry-run")
     assert "--repros: not used" in done.stderr

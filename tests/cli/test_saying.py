@@ -8,20 +8,21 @@ import pytest
 
 import graphopt
 from graphopt.cli import console, progress
-from tests.test_cli import ROOT, small
+from tests.command import ROOT, cli
+from tests.test_cli import small
 from tests.test_optimize import conv_bn_model
 
 
-def test_quiet_says_nothing_but_errors(model, tmp_path, graphopt_says):
-    done = graphopt_says("-q", model, "-o", tmp_path / "o.onnx")
+def test_quiet_says_nothing_but_errors(model, tmp_path):
+    done = cli("-q", model, "-o", tmp_path / "o.onnx")
     assert (done.returncode, done.stdout, done.stderr) == (0, "", "") and (tmp_path / "o.onnx").exists()
-    done = graphopt_says("verify", model, tmp_path / "o.onnx", "--quiet")
+    done = cli("verify", model, tmp_path / "o.onnx", "--quiet")
     assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
-    done = graphopt_says("-q", tmp_path / "absent.onnx")
+    done = cli("-q", tmp_path / "absent.onnx")
     assert done.returncode == 2 and len(done.stderr.splitlines()) == 1
 
 
-def test_verbose_shows_details_and_the_log(tmp_path, graphopt_says):
+def test_verbose_shows_details_and_the_log(tmp_path):
     words = (
         ROOT / "models" / "fashion_cnn.onnx",
         "--quantize",
@@ -30,24 +31,24 @@ def test_verbose_shows_details_and_the_log(tmp_path, graphopt_says):
         "speed=no",
         "--dry-run",
     )
-    plain, full = graphopt_says(*words), graphopt_says(*words, "-v")
+    plain, full = cli(*words), cli(*words, "-v")
     assert plain.returncode == full.returncode == 0, plain.stderr + full.stderr
     assert "weight error" in plain.stdout and "J nearest" not in plain.stdout and "info:" not in plain.stderr
     assert "J nearest" in full.stdout and "worst pair" in full.stdout
     assert "info: fold-batchnorm: 13 changes" in full.stderr and "info: quantize weights:" in full.stderr
 
 
-def test_names_are_whole_in_a_pipe(tmp_path, graphopt_says):
+def test_names_are_whole_in_a_pipe(tmp_path):
     proto = small()
     name = "/encoder/layers.0/self_attention/" + "very_long_name/" * 20 + "MatMul"
     proto.graph.node[0].name = name
     onnx.save(proto, tmp_path / "m.onnx")
     out = tmp_path / f"{'long_' * 30}.onnx"
-    done = graphopt_says(tmp_path / "m.onnx", "-o", out)
+    done = cli(tmp_path / "m.onnx", "-o", out)
     assert f"wrote {out}\n" in done.stdout and "…" not in done.stdout
-    done = graphopt_says("bench", tmp_path / "m.onnx", out, "--seconds", "0.02")
+    done = cli("bench", tmp_path / "m.onnx", out, "--seconds", "0.02")
     assert f"{out} · onnxruntime" in done.stdout
-    done = graphopt_says(
+    done = cli(
         tmp_path / "m.onnx", "--quantize", "weights", "--quantize-option", "speed=no", "--dry-run",
         "--quantize-option", "min_sqnr=-100",
     )  # fmt: skip

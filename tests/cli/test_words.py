@@ -2,8 +2,8 @@
 
 import json
 import os
-import subprocess
 import sys
+from unittest import mock
 
 import onnx
 import pytest
@@ -11,7 +11,8 @@ import pytest
 import graphopt
 from graphopt.cli.routing import routed
 from graphopt.errors import OptionError
-from tests.test_cli import ROOT, one_line
+from tests.command import cli, process
+from tests.test_cli import one_line
 
 COMMANDS = ("optimize", "verify", "bench")
 
@@ -32,28 +33,26 @@ def test_a_word_that_is_nothing_names_the_closest_command():
     assert routed(["opt"], COMMANDS, strict=False) == ["opt"]
 
 
-def test_version_help_and_the_short_forms(model, tmp_path, graphopt_says):
-    assert graphopt_says("--version").stdout == f"graphopt {graphopt.__version__}\n"
+def test_version_help_and_the_short_forms(model, tmp_path):
+    assert cli("--version").stdout == f"graphopt {graphopt.__version__}\n"
     for words in ((), ("-h",), ("--help",)):
-        done = graphopt_says(*words)
+        done = cli(*words)
         assert done.returncode == 0 and "quantize" in done.stdout and "--version" in done.stdout
-    assert "--metric" in graphopt_says("quantize", "-h").stdout
-    done = graphopt_says(model, "-o", tmp_path / "o.onnx")
+    assert "--metric" in cli("quantize", "-h").stdout
+    done = cli(model, "-o", tmp_path / "o.onnx")
     assert done.returncode == 0 and [n.op_type for n in onnx.load(tmp_path / "o.onnx").graph.node] == ["MatMul", "Relu"]
     assert "3 → 2 nodes" in done.stdout.splitlines()[0]
 
 
-def test_mistakes_of_usage_are_one_line(model, graphopt_says):
-    one_line(graphopt_says("optimise", model), "did you mean optimize?")
-    one_line(
-        graphopt_says("optimize", model, "--quantise", "int8"), "--quantise", "--quantize", "graphopt optimize --help"
-    )
-    one_line(graphopt_says("optimize"), "MODEL")
-    one_line(graphopt_says("optimize", model, "--opset", "x"), "--opset", "integer")
-    one_line(graphopt_says("passes", model, "--trace", "fold-batchnrm"), "did you mean fold-batchnorm?")
-    one_line(graphopt_says("quantize", model, "--mode", "dinamic"), "did you mean dynamic?")
-    one_line(graphopt_says("quantize", model, "--mode", "FP16"), "FP16")
-    one_line(graphopt_says(model, "out", "-o", "other"), "name two files")
+def test_mistakes_of_usage_are_one_line(model):
+    one_line(cli("optimise", model), "did you mean optimize?")
+    one_line(cli("optimize", model, "--quantise", "int8"), "--quantise", "--quantize", "graphopt optimize --help")
+    one_line(cli("optimize"), "MODEL")
+    one_line(cli("optimize", model, "--opset", "x"), "--opset", "integer")
+    one_line(cli("passes", model, "--trace", "fold-batchnrm"), "did you mean fold-batchnorm?")
+    one_line(cli("quantize", model, "--mode", "dinamic"), "did you mean dynamic?")
+    one_line(cli("quantize", model, "--mode", "FP16"), "FP16")
+    one_line(cli(model, "out", "-o", "other"), "name two files")
 
 
 def test_commands_with_other_defaults(tmp_path, monkeypatch):
@@ -101,32 +100,34 @@ def test_a_metric_in_a_file(tmp_path, model):
         assert "\n" not in str(error.value)
 
 
-def complete(*words):
-    """What bash is offered for the last of the words."""
+def asking(*words):
+    """How bash asks what the last of the words may become."""
     line = " ".join(("graphopt", *words))
-    given = {"_GRAPHOPT_COMPLETE": "complete_bash", "COMP_WORDS": line, "COMP_CWORD": str(len(words))}
-    done = subprocess.run(
-        [sys.executable, "-m", "graphopt"], env={**os.environ, **given}, cwd=ROOT, capture_output=True, text=True
-    )
-    return done.stdout.split()
+    return {"_GRAPHOPT_COMPLETE": "complete_bash", "COMP_WORDS": line, "COMP_CWORD": str(len(words))}
+
+
+def complete(*words):
+    with mock.patch.dict(os.environ, asking(*words)):
+        return cli().stdout.split()
 
 
 def test_the_shell_completes_commands_options_and_choices():
-    assert complete("qu") == ["quantize"]
+    with mock.patch.dict(os.environ, asking("qu")):
+        assert process().stdout.split() == ["quantize"]
     assert "--quantize-option" in complete("optimize", "m.onnx", "--quan")
     assert complete("m.onnx", "--dry") == ["--dry-run"]
     assert complete("optimize", "m.onnx", "--quantize", "int") == ["int8", "int4"]
     assert complete("m.onnx", "--target", "onnx") == ["onnxruntime"]
 
 
-def test_results_for_machines(model, tmp_path, graphopt_says):
+def test_results_for_machines(model, tmp_path):
     other = tmp_path / "o.onnx"
     told = {}
     for words in (
         ("optimize", model, other), ("verify", model, other), ("inspect", other), ("passes",), ("bisect", model),
         ("bench", model, "--seconds", "0.02"),
     ):  # fmt: skip
-        done = graphopt_says(*words, "--json")
+        done = cli(*words, "--json")
         assert done.returncode == 0, done.stderr
         told[words[0]] = json.loads(done.stdout)
     assert told["optimize"]["headline"].endswith("3 → 2 nodes · validated")
@@ -136,13 +137,13 @@ def test_results_for_machines(model, tmp_path, graphopt_says):
     assert told["bench"][0]["ratio"] == 1.0
 
 
-def test_views_for_machines(model, tmp_path, graphopt_says, monkeypatch):
+def test_views_for_machines(model, tmp_path, monkeypatch):
     monkeypatch.setenv("GRAPHOPT_CACHE", str(tmp_path / "cache"))
     other = tmp_path / "o.onnx"
-    assert graphopt_says("optimize", model, other, "--provenance").returncode == 0
+    assert cli("optimize", model, other, "--provenance").returncode == 0
 
     def told(*words):
-        done = graphopt_says(*words, "--json")
+        done = cli(*words, "--json")
         assert done.returncode == 0, done.stderr
         return json.loads(done.stdout)
 
@@ -177,9 +178,9 @@ def test_views_for_machines(model, tmp_path, graphopt_says, monkeypatch):
     "warmup {absent}", "warmup {text}", "diff {model} {absent}", "explain {model}", "quantize {model}",
     "prune {model} --ratio 2", "simplify {absent}", "optimize {model} --add-pass no-such-pass",
 ])  # fmt: skip
-def test_bad_input_of_every_command_is_one_line(words, model, tmp_path, graphopt_says):
+def test_bad_input_of_every_command_is_one_line(words, model, tmp_path):
     (tmp_path / "text.onnx").write_text("no model")
     before = model.read_bytes()
     places = {"model": model, "absent": tmp_path / "absent.onnx", "text": tmp_path / "text.onnx"}
-    one_line(graphopt_says(*[word.format(**places) for word in words.split()]))
+    one_line(cli(*[word.format(**places) for word in words.split()]))
     assert model.read_bytes() == before and {p.name for p in tmp_path.iterdir()} == {"m.onnx", "text.onnx"}

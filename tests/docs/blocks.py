@@ -19,13 +19,24 @@ import typer
 
 from graphopt import cli
 from graphopt.errors import GraphoptError
-from models import fashion
 
 ROOT = Path(__file__).parents[2]
 _BLOCK = re.compile(r"^```(\w+)\n(.*?)^```", re.MULTILINE | re.DOTALL)
 _NAME = re.compile(r"# file: (\S+)\n")
 _INSTALLS = ("python -m venv", "pip install", ". .venv/", "cd ")
 """Lines that set up an environment; continuous integration runs them in a fresh one."""
+MINE = """
+from models import fashion
+
+DATA = [part[:500] for part in fashion.load("holdout")]
+
+def accuracy(session):
+    return fashion.top1(session, *DATA)
+"""
+"""The metric of pages: on a quarter of the images of `fashion.accuracy`."""
+DATA = "fashion_calibration.npz"
+FEW = 48
+"""Images of the calibration data that pages name: what they show holds for few, too, in less time."""
 
 
 def blocks(page: Path) -> Iterator[tuple[str, str]]:
@@ -60,7 +71,12 @@ def assumed() -> dict[str, Any]:
     with np.load("samples.npz") as archive:
         samples = {name: archive[name] for name in archive.files}
     reader = [{name: array[i : i + 1] for name, array in samples.items()} for i in range(8)]
-    given = {"samples": samples, "reader": reader, "feeds": reader[0], "accuracy": fashion.accuracy}
+    given = {
+        "samples": samples,
+        "reader": reader,
+        "feeds": reader[0],
+        "accuracy": runpy.run_path("mine.py")["accuracy"],
+    }
     return {"__name__": "__main__", **given}
 
 
@@ -107,13 +123,17 @@ def _python(words: list[str]) -> int:
 @contextlib.contextmanager
 def workplace(folder: Path) -> Iterator[None]:
     """Change to a folder with the files that pages name: models, samples, a metric in mine.py."""
-    (folder / "models").symlink_to(ROOT / "models")
     (folder / "examples").symlink_to(ROOT / "examples")
+    (folder / "models").mkdir()
+    for path in (ROOT / "models").iterdir():
+        (folder / "models" / path.name).symlink_to(path)
+    (folder / "models" / DATA).unlink()
     (folder / "model.onnx").write_bytes((ROOT / "models" / "fashion_cnn.onnx").read_bytes())
     (folder / "quantized.onnx").write_bytes((ROOT / "models" / "fashion_qdq.onnx").read_bytes())
-    with np.load(ROOT / "models" / "fashion_calibration.npz") as archive:
-        np.savez(folder / "samples.npz", **{name: archive[name][:16] for name in archive.files})
-    (folder / "mine.py").write_text("from models.fashion import accuracy\n")
+    with np.load(ROOT / "models" / DATA) as archive:
+        for name, count in (("samples.npz", 16), (f"models/{DATA}", FEW)):
+            np.savez(folder / name, **{key: archive[key][:count] for key in archive.files})
+    (folder / "mine.py").write_text(MINE)
     before, path = Path.cwd(), list(sys.path)
     os.chdir(folder)
     sys.path[:0] = [str(folder), str(ROOT)]

@@ -15,7 +15,8 @@ import graphopt
 from graphopt.report.html import layout
 from graphopt.report.html.cost import layers
 from tests import generators, nets, zoo
-from tests.test_cli import ROOT, cli, one_line
+from tests.command import ROOT, cli
+from tests.test_cli import one_line
 from tests.test_optimize import conv_bn_model
 
 BROWSER = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
@@ -263,11 +264,11 @@ def test_layout_keeps_boxes_apart_and_edges_downwards(engine, monkeypatch):
 
 
 def test_command_line_writes_html(tmp_path):
-    out = tmp_path / "o.onnx"
-    assert cli("optimize", "models/fashion_cnn.onnx", out, "--report", tmp_path / "r.html").returncode == 0
+    model, out = ROOT / "models" / "fashion_cnn.onnx", tmp_path / "o.onnx"
+    assert cli("optimize", model, out, "--report", tmp_path / "r.html").returncode == 0
     assert "fashion_cnn.onnx" in (tmp_path / "r.html").read_text()
-    one_line(cli("optimize", "models/fashion_cnn.onnx", out, "--report", tmp_path / "r.pdf"), "r.pdf", ".html")
-    one_line(cli("optimize", "models/fashion_cnn.onnx", out, "--report", tmp_path / "no" / "r.html"), "r.html")
+    one_line(cli("optimize", model, out, "--report", tmp_path / "r.pdf"), "r.pdf", ".html")
+    one_line(cli("optimize", model, out, "--report", tmp_path / "no" / "r.html"), "r.html")
 
 
 @pytest.mark.skipif(BROWSER is None, reason="no chromium or chrome to open the report with")
@@ -279,7 +280,7 @@ def test_browser_shows_it_without_errors(tmp_path, width, model):
     page.write_text(result.report.to_html("fashion", seconds=0).replace("</main>", PROBE + "</main>"))
     options = ["--headless", "--no-sandbox", "--disable-gpu", "--enable-logging=stderr", "--dump-dom"]
     command = [BROWSER, *options, f"--window-size={width},1600", f"--user-data-dir={tmp_path / 'profile'}", str(page)]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=120)
+    done = subprocess.run(command, capture_output=True, text=True, timeout=600)
     assert "CONSOLE" not in done.stderr, done.stderr
     seen = json.loads(re.search(r'id="probe">(.*?)<', done.stdout, re.S).group(1).replace("&quot;", '"'))
     assert seen["boxes"] == len(drawn(page.read_text())["after"][0]["nodes"]) and seen["history"]

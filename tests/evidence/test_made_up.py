@@ -2,10 +2,7 @@
 
 import json
 import re
-import subprocess
-import sys
 import warnings
-from pathlib import Path
 
 import numpy as np
 import onnx
@@ -13,19 +10,14 @@ import pytest
 
 import graphopt
 from graphopt.cli.results import MARK
+from tests.command import cli
 from tests.equivalence.nets import cnn
 from tests.quantize.nets import convnet, images
 
-ROOT = Path(__file__).resolve().parents[2]
 FREE = {"speed": False, "min_sqnr": -1.0, "min_top1": 0.0}
 """A floor that a random net passes, so that there is an int8 result to speak of."""
 ACCURACY = re.compile(r"\d dB|SQNR|top-1|agreement|error of \d")
 """Words that tell how good results are."""
-
-
-def cli(*words):
-    command = [sys.executable, "-m", "graphopt", *map(str, words)]
-    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=120)
 
 
 @pytest.fixture

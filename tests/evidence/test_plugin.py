@@ -196,14 +196,14 @@ def test_a_strangers_package_works_after_pip_install(tmp_path):
     site = Path(subprocess.run(asked, capture_output=True, text=True, check=True).stdout.strip())
     (site / "outer.pth").write_text(f"import site; site.addsitedir({here!r})\n")
     install = [python, "-m", "pip", "install", "-q", "--no-deps", "--no-build-isolation", "--no-index", str(source)]
-    done = subprocess.run(install, capture_output=True, text=True, timeout=300)
+    done = subprocess.run(install, capture_output=True, text=True, timeout=900)
     assert done.returncode == 0, done.stderr
     assert (site / "stranger.py").is_file()
     (source / "stranger.py").unlink()  # the installed one is meant
     named = any(point.name == NAME for point in entry_points(group="pytest11"))  # an older install may lack it
     command = [python, "-m", "pytest", "-q", "-p", "no:cacheprovider", *([] if named else ["-p", NAME])]
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "COLUMNS": "200"}
-    done = subprocess.run(command, cwd=source, capture_output=True, text=True, timeout=300, env=environment)
+    done = subprocess.run(command, cwd=source, capture_output=True, text=True, timeout=900, env=environment)
     assert done.returncode == 0 and "1 passed" in done.stdout, done.stdout + done.stderr
     listed = [python, "-m", "graphopt", "passes"]
     done = subprocess.run(listed, capture_output=True, text=True, cwd=source, env=environment)

@@ -9,7 +9,8 @@ import graphopt
 from graphopt import onnx_io
 from graphopt.provenance import KEY, Provenance, explanation, read, sidecar
 from tests import nets, zoo
-from tests.test_cli import cli, one_line
+from tests.command import cli
+from tests.test_cli import one_line
 from tests.test_optimize import conv_bn_model
 
 
@@ -43,7 +44,7 @@ def assert_explained(source, result: graphopt.Result) -> None:
     assert all(how.by for how in found.gone.values()), found.gone
 
 
-@zoo.parametrize()
+@zoo.parametrize(*zoo.distinct())
 def test_zoo_is_explained(name):
     path = zoo.path(name)
     assert_explained(onnx.load(path, load_external_data=False), graphopt.optimize(path, validate=False))

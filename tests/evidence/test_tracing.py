@@ -5,7 +5,8 @@ import pytest
 
 import graphopt
 from graphopt.report.tracing import trace_rule
-from tests.test_cli import ROOT, cli, one_line
+from tests.command import ROOT, cli
+from tests.test_cli import one_line
 from tests.test_optimize import conv_bn_model
 
 

@@ -15,7 +15,7 @@ from rich.table import Table
 from .declared import MOST_FILES
 from .numbers import unexplained
 from .rules import RULES, House
-from .tree import ROOT, Tree
+from .tree import ROOT, Tree, standing
 
 WIDTH = 160  # of tables in a file or a pipe
 
@@ -27,10 +27,10 @@ def main(arguments: list[str] | None = None) -> int:
     options = parser.parse_args(arguments)
     if options.write:
         page = ROOT / "CONTRIBUTING.md"
-        page.write_text(contributing(page.read_text(encoding="utf-8"), Tree()), encoding="utf-8")
+        page.write_text(contributing(page.read_text(encoding="utf-8"), standing()), encoding="utf-8")
         return 0
     if options.constants:
-        numbers = unexplained(Tree())
+        numbers = unexplained(standing())
         print(*numbers, f"numbers without a source: {len(numbers) or 'none'}", sep="\n")
         return 1 if numbers else 0
     house = House()

@@ -33,11 +33,14 @@ def unexplained(tree: Tree) -> list[Number]:
 
 
 def _unexplained(module: Module) -> Iterator[Number]:
+    groups = [(group, docstring) for group, docstring in _groups(module.syntax.body) if any(map(_number, group))]
+    if not groups:
+        return
     tokens = tokenize.generate_tokens(StringIO(module.text).readline)
     starts = [token.start[0] for token in tokens if token.type == tokenize.COMMENT]
     lines = module.text.splitlines()
     above = {line + 1 for line in starts if lines[line - 1].lstrip().startswith("#")}
-    for group, docstring in _groups(module.syntax.body):
+    for group, docstring in groups:
         if group[0].lineno in above:
             continue
         for statement in group:

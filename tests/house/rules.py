@@ -8,14 +8,14 @@ from dataclasses import dataclass, field
 import networkx as nx
 
 from . import declared
-from .tree import Arrow, Place, Tree
+from .tree import Arrow, Place, Tree, standing
 
 
 @dataclass(frozen=True)
 class House:
     """A tree and what is declared of it."""
 
-    tree: Tree = field(default_factory=Tree)
+    tree: Tree = field(default_factory=standing)
     floors: Sequence[Sequence[str]] = declared.FLOORS
     rooms: Mapping[str, Sequence[str]] = field(default_factory=lambda: declared.ROOMS)
     allowed: Mapping[tuple[str, str], str] = field(default_factory=lambda: declared.ALLOWED)

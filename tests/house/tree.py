@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import ast
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cache, cached_property
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -119,7 +119,7 @@ class Tree:
 
     def _arrows(self, module: Module) -> Iterator[Arrow]:
         package = module.place if module.is_package else module.place[:-1]
-        for node in ast.walk(module.syntax):
+        for node in _statements(module.syntax.body):
             if isinstance(node, ast.Import):
                 for alias in node.names:
                     top, *rest = alias.name.split(".")
@@ -141,3 +141,17 @@ class Tree:
         while name and name not in self.modules:
             name = name[:-1]
         return self.modules[name]
+
+
+def _statements(body: Sequence[ast.AST]) -> Iterator[ast.AST]:
+    """Statements in order, with those inside them; expressions, which hold no imports, are most of a tree."""
+    for statement in body:
+        yield statement
+        for part in ("body", "handlers", "orelse", "finalbody", "cases"):
+            yield from _statements(getattr(statement, part, ()))
+
+
+@cache
+def standing() -> Tree:
+    """The sources of graphopt as they stand when first asked for."""
+    return Tree()

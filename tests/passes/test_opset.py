@@ -127,7 +127,7 @@ def test_rules_of_a_later_opset_fire_once_the_model_is_there():
     assert (result.report.status, result.report.after.operators) == ("equal", {"HardSwish": 1})
 
 
-@zoo.parametrize()
+@zoo.parametrize(*zoo.distinct())
 def test_zoo_is_converted(name):
     lifted = onnx_io.load(zoo.path(name))
     after, _ = rewrite(lifted, convert_opset(max(lifted.opset, 20)))

@@ -163,7 +163,7 @@ def test_no_more_is_removed_than_was_asked_for(name, global_ranking, ratio, roun
     """All channels of a head count, and what equal parts of groups cost is bounded."""
     model = nets.load(name)
     options = graphopt.Prune(
-        ratio=ratio, round_to=round_to, global_ranking=global_ranking, importance="random", recover=False
+        ratio=ratio, round_to=round_to, global_ranking=global_ranking, importance="random", recover=False, speed=False
     )
     (stage,) = graphopt.optimize(model, prune=options, validate=False, passes=[]).report.stages
     if not stage.changed:
