@@ -161,6 +161,21 @@ def test_layers_name_their_blocks(target):
     assert again.model.SerializeToString(deterministic=True) == result.model.SerializeToString(deterministic=True)
 
 
+def test_products_that_widen_share_scales_of_more_inputs():
+    prompts = [np.random.default_rng(k).integers(0, 100, 12) for k in range(4)]
+
+    def blocks(**options):
+        quantized = made(None, model=decoders.decoder(), feeds=prompts, max_kl=100.0, **options)
+        nodes = [node for node in quantized.model.graph.node if node.op_type == "MatMulNBits"]
+        sizes = {node.input[1]: a.i for node in nodes for a in node.attribute if a.name == "block_size"}
+        wide = {name for name in sizes if name.startswith(("gate", "up"))}
+        assert len(wide) == 4
+        return {sizes[name] for name in wide}, {sizes[name] for name in sizes.keys() - wide}
+
+    assert blocks(weight_type="int4") == ({64}, {32})
+    assert blocks(weight_type="int4", block_size=32) == blocks(weight_type="int3") == ({32}, {32})
+
+
 def test_blocks_of_no_product_are_one_line():
     with pytest.raises(OptionError, match=r"a: 'weights4 block48' is not one of .* .did you mean weights4 block"):
         made(None, layers={"a": "weights4 block48"})

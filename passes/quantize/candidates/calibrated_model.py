@@ -27,7 +27,7 @@ from ..numerics.solve import BITS, Solved, pair_safety, solve
 from ..numerics.store import CodeStore
 from ..options import Quantize
 from .assignment import Assignment, choose_grids, narrow_grids
-from .block_sizes import block_of, can_pack, tied_block, usual_block
+from .block_sizes import block_of, can_pack, tied_block, usual_block, wider_blocks
 from .derivable_ranges import derivable, derive_ranges, forget_silent, non_negative_images
 from .feeds import CountedFeeds, enough, timing_feed, with_texts_beside
 from .finer import FinerCodes
@@ -166,7 +166,7 @@ def solve_layers(
     store = CodeStore() if store is None else store
     layers = [u for u in usable if u.linear is not None and u.node not in shared.codes_of]
     usual, tied = usual_block(options, context), dict.fromkeys(shared.heads.values(), tied_block(context))
-    blocks = block_sizes(model.graph, options.layers)
+    blocks = {**wider_blocks(layers, options, context), **block_sizes(model.graph, options.layers)}
     solver = _Solver(model, options, context.target, store, _chosen_bits(model, options), tied, usual, blocks)
     steps: dict[Node, float] = {}
     asked: list[Unit] = []
