@@ -8,21 +8,27 @@ from collections.abc import Iterable, Mapping
 from ..errors import OptionError, did_you_mean
 from ..ir import Node
 
-QUANTIZED: dict[str, tuple[str, int]] = {
+_PLAIN: dict[str, tuple[str, int]] = {
     "static int8": ("static", 8), "static int4": ("static", 4), "static int3": ("static", 3),
     "static int2": ("static", 2), "dynamic": ("dynamic", 8), "weights8": ("weights", 8), "weights4": ("weights", 4),
     "weights3": ("weights", 3), "weights2": ("weights", 2),
 }  # fmt: skip
+_BLOCKS = {
+    f"{word} block{size}": size
+    for word, (mode, _) in _PLAIN.items() if mode == "weights" for size in (16, 32, 64, 128, 256)
+}  # fmt: skip
+"""The inputs that share a scale, where a choice names them: "weights4 block64"."""
+QUANTIZED = {**_PLAIN, **{word: _PLAIN[word.partition(" ")[0]] for word in _BLOCKS}}
 """(mode, bits of a weight's code) of each choice that quantizes."""
 FLOAT32, FLOAT16, STORED16, STORED8 = "float32", "float16", "weights16", "weights8"
-CHOICES = (*QUANTIZED, FLOAT16, STORED16, FLOAT32)
-"""All choices for a layer; "weights16" computes in float32 on weights stored in float16."""
-_WORDS = {meant: word for word, meant in QUANTIZED.items()}
+CHOICES = (*_PLAIN, FLOAT16, STORED16, FLOAT32)
+"""All choices for a layer but for blocks; "weights16" computes in float32 on weights stored in float16."""
+_WORDS = {meant: word for word, meant in _PLAIN.items()}
 
 
-def word_of(mode: str, bits: int) -> str:
-    """The choice that quantizes in this mode with so many bits."""
-    return _WORDS[mode, bits]
+def word_of(mode: str, bits: int, block: int | None = None) -> str:
+    """The choice that quantizes in this mode with so many bits; of stored weights also by the inputs of a block."""
+    return _WORDS[mode, bits] if block is None else f"{_WORDS[mode, bits]} block{block}"
 
 
 def check_choices(what: str, layers: object) -> None:
@@ -30,8 +36,8 @@ def check_choices(what: str, layers: object) -> None:
     if not isinstance(layers, Mapping) or not all(isinstance(name, str) for name in layers):
         raise OptionError(f"{what}: layers are choices by the names of layers, got {type(layers).__name__}")
     for name, choice in layers.items():
-        if choice not in CHOICES:
-            close = did_you_mean(str(choice), CHOICES)
+        if choice not in CHOICES and choice not in _BLOCKS:
+            close = did_you_mean(str(choice), (*CHOICES, *_BLOCKS))
             raise OptionError(f"{what}: layers: {name}: {choice!r} is not one of {', '.join(CHOICES)}{close}")
 
 
@@ -68,6 +74,12 @@ def bits_for(nodes: Iterable[Node], layers: Mapping[str, str], mode: str) -> dic
     """The weight code's bits of each of `nodes` whose choice is this mode of quantization."""
     chosen = chosen_for(layer_names(nodes), layers)
     return {node: QUANTIZED[word][1] for node, word in chosen.items() if QUANTIZED.get(word, ("",))[0] == mode}
+
+
+def block_sizes(nodes: Iterable[Node], layers: Mapping[str, str]) -> dict[Node, int]:
+    """The inputs that share a scale, of each of `nodes` whose choice names them."""
+    chosen = chosen_for(layer_names(nodes), layers)
+    return {node: _BLOCKS[word] for node, word in chosen.items() if word in _BLOCKS}
 
 
 def check_names(what: str, layers: Iterable[str], known: Iterable[str]) -> None:

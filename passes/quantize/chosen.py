@@ -5,7 +5,16 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
-from ...compress.choices import FLOAT32, QUANTIZED, STORED8, check_names, chosen_for, layer_names, word_of
+from ...compress.choices import (
+    FLOAT32,
+    QUANTIZED,
+    STORED8,
+    block_sizes,
+    check_names,
+    chosen_for,
+    layer_names,
+    word_of,
+)  # fmt: skip
 from ...compress.layers.linear import PRODUCTS
 from ...errors import OptionError
 from ...ir import Model, Node
@@ -75,7 +84,9 @@ def chosen_units(calibrated: CalibratedModel) -> Chosen:
 
 
 def _require_bits(calibrated: CalibratedModel, unit: Unit, name: str, choice: str, bits: int) -> None:
-    """OptionError where a layer's codes do not have the chosen bits; tables without a head always have 8 bits."""
+    """OptionError where codes do not have the chosen bits or blocks; tables without a head always have 8 bits."""
+    if unit.node.op == "Conv" and " block" in choice:
+        raise OptionError(f"quantize: layers: {name} cannot be {choice}: blocks are for products, not for Conv")
     assignment = calibrated.assignment
     if unit.linear is None or unit.is_table or unit.node in calibrated.finer:
         return
@@ -94,10 +105,11 @@ def choices_of(calibrated: CalibratedModel, assignment: Assignment | None) -> di
     layers = frozenset(u for u in units if u.linear is not None)
     following = _between(layers, calibrated.assignment.units)
     listed = {u for u in _candidates(calibrated) if u.linear is not None} | (following ^ units)
+    blocks = block_sizes(calibrated.model.graph, calibrated.options.layers)
     choices = {}
     for unit in sorted(listed, key=lambda u: order[u.node]):
         codes = None if assignment is None or unit.linear is None else assignment.codes[unit.node]
-        word = word_of(calibrated.options.mode, 8 if codes is None else codes.bits)
+        word = word_of(calibrated.options.mode, 8 if codes is None else codes.bits, blocks.get(unit.node))
         word = STORED8 if codes is not None and codes.is_stored else word
         choices[names[unit.node]] = word if unit in units else FLOAT32
     return choices
@@ -135,7 +147,7 @@ def by_mode(model: Model, options: Quantize) -> list[Quantize]:
     runs: dict[tuple[str, int], dict[str, str]] = {}
     for name, choice in root.items():
         mode, bits = _mode_of(choice, nodes.get(name), options), QUANTIZED.get(choice, ("", 0))[1]
-        is_usual = mode == options.mode and (mode != "weights" or bits in (options.weight_bits, 8))
+        is_usual = mode == options.mode and (mode != "weights" or bits == options.weight_bits or choice == STORED8)
         if mode and not is_usual:
             runs.setdefault((mode, bits if mode == "weights" else 8), {})[name] = choice
     order = ("static", "dynamic", "weights")

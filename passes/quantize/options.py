@@ -72,10 +72,10 @@ class Quantize:
     (the last may be partial), for mode "weights"; so is int4, which is stored packed, by default 32 a block. So are
     int2, and int3 in codes of 4 bits (as large as int4; a table tied to a head uses all 4), for target "onnxruntime"
     alone, whose own products read them.
-    bits_per_weight: a budget in mode "weights": each layer is stored in 8 or 4 bits, or 2 for target "onnxruntime", so
-    that all together take at most so many bits a weight, scales and zero points included (4 bits in blocks of 32 take
-    5.1), where rounding harms the results least. It is obeyed, whatever accuracy says; tables without a head and layers
-    of `layers` are apart.
+    bits_per_weight: a budget in mode "weights": each layer is stored in 8 or 4 bits, or 2 for target "onnxruntime", in
+    blocks of 32, 64 or 128 unless `block_size` says one, so that all together take at most so many bits a weight,
+    scales and zero points included (4 bits in blocks of 32 take 5.1, of 128 take 4.3), where rounding harms the results
+    least. It is obeyed, whatever accuracy says; tables without a head and layers of `layers` are apart.
     equalize, correct_bias: the optimisations of the integers: channels alike between layers, and means kept.
     rounding: False to the nearest; True by the covariance of each layer's inputs; "refit" (mode static; True means it
     below 8 bits) layer after layer, refitted to the inputs that the quantized layers before it yield; "learned" then
@@ -100,9 +100,9 @@ class Quantize:
     compute in float on weights of 8 bits, two of MiniLM's 36, for a tenth of the speed. A choice.
     judge: to which results min_top1 applies: "auto" to those that hold scores of classes, "top1" to every result [N, C]
     or [N, S, C], "sqnr" to none.
-    layers: choices for single layers by their names, such as {"conv1": "static int8", "fc": "weights4", "conv2":
-    "float32"} (`graphopt.compress.choices`): they are obeyed, whatever accuracy and speed say. Where every layer is
-    named nothing is measured, and the operators between follow; else the others are decided as without.
+    layers: choices for single layers by their names, such as {"conv1": "static int8", "fc": "weights4", "up": "weights4
+    block64", "conv2": "float32"} (`graphopt.compress.choices`): they are obeyed, whatever accuracy and speed say. Where
+    every layer is named nothing is measured, and the operators between follow; else the others are decided as without.
     cache: a file with the observers of calibration, to resume after an interruption. executor: a `concurrent.futures`
     executor (threads share one session) that calibrates several samples at a time.
     """

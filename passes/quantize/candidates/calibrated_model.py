@@ -11,7 +11,7 @@ from types import MappingProxyType
 from typing import Any
 
 from ....calibration import METHODS, Extent, Shapes, observe, shapes_at
-from ....compress.choices import bits_for
+from ....compress.choices import bits_for, block_sizes
 from ....compress.context import StageContext
 from ....compress.layers.linear import Linear
 from ....compress.layers.moments import InputMoments, fits_memory, gather
@@ -27,7 +27,7 @@ from ..numerics.solve import BITS, Solved, pair_safety, solve
 from ..numerics.store import CodeStore
 from ..options import Quantize
 from .assignment import Assignment, choose_grids, narrow_grids
-from .block_sizes import block_of, can_pack, tied_block, usual_block
+from .block_sizes import block_of, can_pack, tied_block, usual_block, wider_blocks
 from .derivable_ranges import derivable, derive_ranges, forget_silent, non_negative_images
 from .feeds import CountedFeeds, enough, timing_feed, with_texts_beside
 from .finer import FinerCodes
@@ -166,7 +166,8 @@ def solve_layers(
     store = CodeStore() if store is None else store
     layers = [u for u in usable if u.linear is not None and u.node not in shared.codes_of]
     usual, tied = usual_block(options, context), dict.fromkeys(shared.heads.values(), tied_block(context))
-    solver = _Solver(model, options, context.target, store, _chosen_bits(model, options), tied, usual)
+    blocks = {**wider_blocks(layers, options, context), **block_sizes(model.graph, options.layers)}
+    solver = _Solver(model, options, context.target, store, _chosen_bits(model, options), tied, usual, blocks)
     steps: dict[Node, float] = {}
     asked: list[Unit] = []
 
@@ -225,7 +226,7 @@ _Problem = tuple[Linear, InputMoments | None, Quantize, bool, float, int, int | 
 class _Solver:
     """Solves for the codes of one layer after the other. chosen: bits of layers that were given fewer by name. tied:
     heads whose weight is a table, too, with the inputs that share a scale in 8 bits where the caller says nothing of
-    it; usual: of other layers. None for all."""
+    it; usual: of other layers. None for all. blocks: of layers that have their own."""
 
     model: Model
     options: Quantize
@@ -234,6 +235,7 @@ class _Solver:
     chosen: Mapping[Node, int]
     tied: Mapping[Node, int | None] = field(default_factory=dict)
     usual: int | None = None
+    blocks: Mapping[Node, int] = field(default_factory=dict)
 
     def __call__(self, unit: Unit, moments: InputMoments | None, step: float, bits: int) -> Solved:
         return self.kept(unit, solve(*self.problem(unit, moments, step, bits)))
@@ -241,7 +243,7 @@ class _Solver:
     def problem(self, unit: Unit, moments: InputMoments | None, step: float, bits: int) -> _Problem:
         is_stored_in_blocks = unit.node.op != "Gather" and bits == self.bits(unit)
         usual = self.tied.get(unit.node, self.usual) if bits == 8 else self.usual
-        size = self.options.block_size or usual
+        size = self.blocks.get(unit.node) or self.options.block_size or usual
         block = block_of(unit.layer, self.options, self.target, size) if is_stored_in_blocks else None
         safe = unit.node.op != "Gather" and pair_safety(self.options, self.target)  # tables meet no integer products
         options = replace(self.options, executor=None, cache=None)
