@@ -12,6 +12,6 @@ from .support import is_implemented
 __all__ = [
     "DEFAULT_DOMAIN", "attr", "check_operator", "einsum_terms", "has_contrib_types", "infer", "initializers_of",
     "is_deterministic", "is_implemented", "is_typed_here", "nested_graphs", "quotient", "remainder", "reshaped",
-    "resolve_pads", "same_by_count", "same_sizes", "schema", "schema_of", "tensor_proto", "total", "type_body_inputs", "type_of",
-    "type_proto", "update_types", "version_for", "walk_protos", "write_attributes",
+    "resolve_pads", "same_by_count", "same_sizes", "schema", "schema_of", "tensor_proto", "total", "type_body_inputs",
+    "type_of", "type_proto", "update_types", "version_for", "walk_protos", "write_attributes",
 ]  # fmt: skip

@@ -35,7 +35,7 @@ WIDE = {
 a tiny Llama, a Gemma, a Mistral, T5-small, MarianMT and Whisper-tiny, with fewer layers and words in most."""
 DECODERS, PAIRS = ("llama", "qwen2", "gemma", "gemma3", "phi", "gpt2", "mistral"), ("t5", "marian", "whisper")
 ASIDE = ("stablelm", "starcoder2", "granite", "olmo2", "gpt_neox", "phi3", "qwen3", "opt")
-"""Styles on which no rewrite was developed."""
+"""Styles kept aside from those that rewrites were developed on; for GPT-NeoX and Phi-3 rules were mended since."""
 OPSETS = {"script": 17, "dynamo": 18}
 
 
