@@ -12,7 +12,7 @@ from pathlib import Path
 from types import MappingProxyType
 
 from ..equivalence.feeds import Feeds
-from ..equivalence.runnable import RunnableModel, open_runnable
+from ..equivalence.runnable import open_runnable
 from ..equivalence.tapped import TappedSession
 from ..errors import InputError
 from ..ir import Array
@@ -67,8 +67,7 @@ class ChunkObserver:
 @lru_cache(maxsize=1)
 def _process_session(model: str, folder: str, taps: tuple[str, ...]) -> TappedSession:
     """This process's session, of one thread: other worker processes use the other cores."""
-    opened = open_runnable(content(model))
-    source = RunnableModel(opened.proto, None, Path(folder) if folder else None, opened.lent)
+    source = open_runnable(content(model), folder=Path(folder) if folder else None)
     return source.session(optimize=True, threads=1, taps=taps)
 
 
