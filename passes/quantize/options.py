@@ -69,9 +69,9 @@ class Quantize:
     reduce_range: True keeps weights to 7 bits, False never does, None decides for each weight group whether u8×s8
     pairs could overflow 16 bits on this target. nodes_to_exclude, op_types_to_quantize: names and operators.
     format: "qdq" or "qoperator". block_size: inputs that share a scale in products, a power of two from 16 to 256
-    (the last may be partial), for mode "weights"; so is int4, which is stored packed, by default 32 a block. So are
-    int2, and int3 in codes of 4 bits (as large as int4; a table tied to a head uses all 4), for target "onnxruntime"
-    alone, whose own products read them.
+    (the last may be partial), for mode "weights"; so is int4, which is stored packed, by default 32 a block, in
+    products of language models that widen 64 for target "onnxruntime". So are int2, and int3 in codes of 4 bits (no
+    smaller than int4; a table tied to a head uses all 4), for that target alone, whose own products read them.
     bits_per_weight: a budget in mode "weights": each layer is stored in 8 or 4 bits, or 2 for target "onnxruntime", in
     blocks of 32, 64 or 128 unless `block_size` says one, so that all together take at most so many bits a weight,
     scales and zero points included (4 bits in blocks of 32 take 5.1, of 128 take 4.3), where rounding harms the results
