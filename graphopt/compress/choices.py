@@ -13,12 +13,12 @@ _PLAIN: dict[str, tuple[str, int]] = {
     "static int2": ("static", 2), "dynamic": ("dynamic", 8), "weights8": ("weights", 8), "weights4": ("weights", 4),
     "weights3": ("weights", 3), "weights2": ("weights", 2),
 }  # fmt: skip
-_BLOCKS = {
+BLOCKS = {
     f"{word} block{size}": size
     for word, (mode, _) in _PLAIN.items() if mode == "weights" for size in (16, 32, 64, 128, 256)
 }  # fmt: skip
 """The inputs that share a scale, where a choice names them: "weights4 block64"."""
-QUANTIZED = {**_PLAIN, **{word: _PLAIN[word.partition(" ")[0]] for word in _BLOCKS}}
+QUANTIZED = {**_PLAIN, **{word: _PLAIN[word.partition(" ")[0]] for word in BLOCKS}}
 """(mode, bits of a weight's code) of each choice that quantizes."""
 FLOAT32, FLOAT16, STORED16, STORED8 = "float32", "float16", "weights16", "weights8"
 CHOICES = (*_PLAIN, FLOAT16, STORED16, FLOAT32)
@@ -36,8 +36,8 @@ def check_choices(what: str, layers: object) -> None:
     if not isinstance(layers, Mapping) or not all(isinstance(name, str) for name in layers):
         raise OptionError(f"{what}: layers are choices by the names of layers, got {type(layers).__name__}")
     for name, choice in layers.items():
-        if choice not in CHOICES and choice not in _BLOCKS:
-            close = did_you_mean(str(choice), (*CHOICES, *_BLOCKS))
+        if choice not in CHOICES and choice not in BLOCKS:
+            close = did_you_mean(str(choice), (*CHOICES, *BLOCKS))
             raise OptionError(f"{what}: layers: {name}: {choice!r} is not one of {', '.join(CHOICES)}{close}")
 
 
@@ -79,7 +79,7 @@ def bits_for(nodes: Iterable[Node], layers: Mapping[str, str], mode: str) -> dic
 def block_sizes(nodes: Iterable[Node], layers: Mapping[str, str]) -> dict[Node, int]:
     """The inputs that share a scale, of each of `nodes` whose choice names them."""
     chosen = chosen_for(layer_names(nodes), layers)
-    return {node: _BLOCKS[word] for node, word in chosen.items() if word in _BLOCKS}
+    return {node: BLOCKS[word] for node, word in chosen.items() if word in BLOCKS}
 
 
 def check_names(what: str, layers: Iterable[str], known: Iterable[str]) -> None:

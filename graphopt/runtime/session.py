@@ -61,6 +61,7 @@ class Session:
     `model` is a path, bytes, an `onnx.ModelProto`, an `onnx_ir.Model` or graphopt's own IR, in float32, QDQ, QOperator
     or dynamically quantized form. `threads` share each step (the machine's CPUs by default). `memory="small"` keeps
     Winograd weights as they are and transforms them during each run. Several threads may call it, and forked children.
+
     Raises ModelError for an unusable model, OptionError for unusable options.
     """
 
@@ -84,10 +85,8 @@ class Session:
         times = {} if isinstance(kernels, bool) else region_times(self.threads).load()
         stamp, digest = stamp_of(model), digest_of(model)
         self._lowered = LoweredModel(model, digest, kernels=kernels, times=times, stamp=stamp)
-        cache, manifest = None, None
-        if digest is not None:
-            cache = self._cache(digest, memory, kernels, times)
-            manifest = cache.load(_MANIFEST)
+        cache = None if digest is None else self._cache(digest, memory, kernels, times)
+        manifest = None if cache is None else cache.load(_MANIFEST)
         if manifest is None:
             manifest = manifest_of(self._lowered)
             if cache is not None and not self._keep(cache, manifest, greedy=kernels is True):
@@ -254,8 +253,8 @@ class Session:
         try:
             return [self._outputs[name] for name in names]
         except (KeyError, TypeError) as error:  # TypeError: no list of names
-            unknown, known = error.args[0] if isinstance(error, KeyError) else names, ", ".join(self._outputs)
-            raise InputError(f"no output {unknown!r}; the model has {known}") from None
+            unknown = error.args[0] if isinstance(error, KeyError) else names
+            raise InputError(f"no output {unknown!r}; the model has {', '.join(self._outputs)}") from None
 
     def _values(self, feeds: Mapping[str, Any], trusted: Collection[str] = ()) -> list[Any]:
         """The model's values by number, with the inputs filled in."""

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
 from ...compress.choices import (
+    BLOCKS,
     FLOAT32,
     QUANTIZED,
     STORED8,
@@ -85,7 +86,7 @@ def chosen_units(calibrated: CalibratedModel) -> Chosen:
 
 def _require_bits(calibrated: CalibratedModel, unit: Unit, name: str, choice: str, bits: int) -> None:
     """OptionError where codes do not have the chosen bits or blocks; tables without a head always have 8 bits."""
-    if unit.node.op == "Conv" and " block" in choice:
+    if unit.node.op == "Conv" and choice in BLOCKS:
         raise OptionError(f"quantize: layers: {name} cannot be {choice}: blocks are for products, not for Conv")
     assignment = calibrated.assignment
     if unit.linear is None or unit.is_table or unit.node in calibrated.finer:

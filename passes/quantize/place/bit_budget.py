@@ -33,7 +33,7 @@ MEASURED_BITS = 3
 """The width at which single layers are measured: between the selectable widths. A choice, not tuned."""
 MEASURED_BLOCK = 32
 """Inputs that share a scale in these measurements: the usual number."""
-WIDER = (32, 64, 128)
+SIZES = (32, 64, 128)
 """Inputs that share a scale of fewer than 8 bits, to choose from: with 4 bits 5.1, 4.6 and 4.3 bits a weight."""
 SCALE_BITS = 32
 """Bits of a scale: float32."""
@@ -173,7 +173,7 @@ def _block_sizes(options: Quantize, context: StageContext, is_tied: bool) -> Ite
     if options.block_size is not None:
         return (options.block_size,)
     if options.weight_bits < 8:
-        return WIDER
+        return SIZES
     return (tied_block(context) if is_tied else usual_block(options, context),)
 
 
