@@ -13,15 +13,8 @@ from ..errors import InputError
 from ..ir import Array, DType, TensorType
 from .cache.manifest import Input
 
-_in_native_order = attrgetter("dtype.isnative")
-
-
-def are_native(feeds: Mapping[str, Any]) -> bool:
-    """Whether all feeds are arrays in native byte order; onnxruntime misreads any other order as native."""
-    try:
-        return all(map(_in_native_order, feeds.values()))
-    except AttributeError:  # a feed that is no numpy array: `Feeds` converts it
-        return False
+in_native_order = attrgetter("dtype.isnative")
+"""Whether an array has this machine's byte order; onnxruntime misreads any other. AttributeError for no array."""
 
 
 class Feeds:

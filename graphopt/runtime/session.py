@@ -23,7 +23,7 @@ from .execute.ort_segment import OrtSegment, run_with_values
 from .execute.region import Region
 from .execute.whole import RefusedShapes, WholeModel
 from .execute.workers import Team
-from .feeds import Feeds, are_native
+from .feeds import Feeds, in_native_order
 from .generate.choice import Choice as TokenChoice
 from .generate.decoder import Decoder, decoder_of
 from .generate.kept import CacheType, kept_as, logits_alone, shapes_alone
@@ -235,15 +235,17 @@ class Session:
 
     def _run_whole(self, names: Sequence[str] | None, feeds: Mapping[str, Any], run_options: Any) -> list[Any]:
         """Run the whole model in onnxruntime; feeds are checked only if onnxruntime rejects them."""
-        try:
-            if are_native(feeds):
-                return list(self._in_onnxruntime.session.run(names or self._names, feeds, run_options))
-        except Exception:  # onnxruntime raises its own classes for feeds that do not fit; reported in one line below
+        session = self._whole or self._in_onnxruntime.session
+        try:  # as few calls as can be: a small model takes 8 µs
+            if all(map(in_native_order, feeds.values())):
+                results: list[Any] = session.run(names or self._names, feeds, run_options)
+                return results
+        except Exception:  # no arrays, or feeds that do not fit: onnxruntime raises its own classes; one line below
             pass
         outputs, arrays = self._named(names), self._feeds.arrays(feeds)
-        given = {given.name: array for given, array in zip(self._manifest.inputs, arrays)}
+        given = dict(zip((given.name for given in self._manifest.inputs), arrays))
         try:
-            return list(self._in_onnxruntime.session.run([output.name for output in outputs], given, run_options))
+            return list(session.run([output.name for output in outputs], given, run_options))
         except Exception as error:
             raise InputError(one_line(error)) from error
 
@@ -265,8 +267,7 @@ class Session:
         self._forks = _forks.count
         self._lowered.renew()
         self._in_onnxruntime.after_fork()
-        if self._whole is not None:
-            self._whole = self._in_onnxruntime.session
+        self._whole = self._whole and self._in_onnxruntime.session
         for runner in self._runners:
             runner.after_fork()
 

@@ -6,7 +6,7 @@ from llvmlite import ir
 
 from graphopt.kernels.core.levels import select_level
 from graphopt.kernels.micro import vectors as op
-from graphopt.kernels.micro.dot import FORMS
+from graphopt.kernels.micro.dot import FORMS, signed
 from graphopt.kernels.micro.vectors import F32, I8, I32, I64, vector
 
 _UNROLLED = 8
@@ -24,7 +24,8 @@ def emit(module: ir.Module, symbol: str, level_name: str, bits: int, block: int,
     """
     level = select_level(level_name)
     lanes, width = level.lanes, 4 * level.lanes
-    dot = FORMS["vpmaddwd" if bits == 8 and level.dot == "vpmaddubsw" else level.dot]
+    centred = bits == 8 and level.dot == "vpmaddubsw"  # codes less 128, whose pair sums fit int16
+    dot = signed if centred else FORMS[level.dot]
     names = ("x", "x_scales", "x_sums", "weights", "zeros", "y", "blocks")
     _, b = op.function(module, symbol, names)
     x, x_scales, x_sums, weights, zero_points, y, blocks = b.function.args
@@ -46,13 +47,15 @@ def emit(module: ir.Module, symbol: str, level_name: str, bits: int, block: int,
             if zeros:
                 at = b.add(zero_points, b.mul(index, I64(lanes)))
                 zero = b.zext(op.load(b, at, vector(I8, lanes)), integers)
+                if centred:
+                    zero = b.sub(zero, op.const(I32, lanes, 128))
                 b.store(b.mul(zero, op.splat(b, start, lanes)), total)
             else:
-                b.store(op.splat(b, b.shl(start, I32(bits - 1)), lanes), total)
+                b.store(op.splat(b, I32(0) if centred else b.shl(start, I32(bits - 1)), lanes), total)
         with op.repeat(b, I64(loads // unrolled)):
             for step in range(unrolled):
                 stored = op.load(b, op.at(b, b.load(line), width * step), bytes_)
-                halves = [stored]
+                halves = [b.xor(stored, op.const(I8, width, -128)) if centred else stored]
                 if bits == 4:
                     halves = [b.and_(stored, op.const(I8, width, 15)), b.lshr(stored, op.const(I8, width, 4))]
                 for half, codes in enumerate(halves):

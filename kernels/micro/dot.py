@@ -43,6 +43,12 @@ def maddwd_pairs(builder: ir.IRBuilder, acc: ir.Value, activations: ir.Value, we
     return acc
 
 
+def signed(builder: ir.IRBuilder, acc: ir.Value, left: ir.Value, right: ir.Value) -> ir.Value:
+    """`maddubs` of |left| · (right with left's sign): exact for s8 · s8 where right is not −128."""
+    magnitude = intrinsic(builder, "llvm.abs.v32i8", left.type, [left, ir.Constant(ir.IntType(1), 0)])
+    return maddubs(builder, acc, magnitude, intrinsic(builder, "llvm.x86.avx2.psign.b", left.type, [right, left]))
+
+
 def widen(builder: ir.IRBuilder, acc: ir.Value, activations: ir.Value, weights: ir.Value) -> ir.Value:
     """Generic vector IR: products of int16 operands are exact in int32; no instruction set assumed."""
     lanes = acc.type.count

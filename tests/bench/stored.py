@@ -2,7 +2,8 @@
 
 For weights of 8 and 4 bits, rows and sizes: microseconds of one product in onnxruntime on codes (MatMulNBits), on
 weights dequantized once at load time, and on kernels; chains of eight, one thread, seconds of that thread, interleaved.
-Then the rates of `graphopt/runtime/place/rates.py`, in the order of `FEATURES`, that explain them best.
+Then the rates of `graphopt/runtime/place/rates.py`, in the order of `FEATURES`, that explain them best; on kernels for
+each width.
 """
 
 from __future__ import annotations
@@ -56,8 +57,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seconds", type=float, default=0.15, help="time for each session")
     seconds = parser.parse_args().seconds
-    work: list[list[float]] = []
-    taken: dict[str, list[float]] = {name: [] for name in CALL}
+    taken: dict[str, list[tuple[list[float], float]]] = {}
     for bits in BITS:
         for inner, width in SIZES:
             model = chain(inner, width, bits)
@@ -71,13 +71,14 @@ def main() -> None:
                 runs = {name: partial(session.run, None, feeds) for name, session in sessions.items()}
                 timings = interleaved(runs, seconds=seconds, clock=own_clock())
                 elements = rows * (inner + width) / 2
-                work.append([1.0, elements, elements, inner * width, rows * inner * width])
-                for name, timing in zip(runs, timings):
-                    taken[name].append((timing.median * 1e6 - CALL[name]) / CHAIN)
-                told = "  ".join(f"{name} {taken[name][-1]:8.2f}" for name in runs)
+                work = [1.0, elements, elements, inner * width, rows * inner * width]
+                times = {name: (timing.median * 1e6 - CALL[name]) / CHAIN for name, timing in zip(runs, timings)}
+                for name, each in times.items():
+                    taken.setdefault(f"{name} {bits}" if name == "kernels" else name, []).append((work, each))
+                told = "  ".join(f"{name} {each:8.2f}" for name, each in times.items())
                 print(f"{bits} bits {inner:4} x {width:4} {rows:4} rows  {told}", flush=True)
-    for name, times in taken.items():
-        shares = np.array(work) / (1e3 * np.maximum(times, 0.1))[:, None]
+    for name, rows_of in taken.items():
+        shares = np.array([[one / (1e3 * max(each, 0.1)) for one in work] for work, each in rows_of])
         shares[:, 1] += shares[:, 2]
         call, element, weight, mac = nnls(shares[:, [0, 1, 3, 4]], np.ones(len(shares)))[0]
         print(f"{name}: ({call:.0f}, {element / 2:.2f}, {element / 2:.2f}, {weight:.3f}, {mac:.4f})")

@@ -62,8 +62,11 @@ def add_work(work: Work, kind: str, numbers: Iterable[float]) -> None:
 
 
 def class_of(operation: Operation) -> str:
-    """The class of operations of like cost; convolutions by window and groups, float results apart."""
+    """The class of operations of like cost; convolutions by window and groups, stored weights by their bits, float
+    results apart."""
     name = type(operation).__name__
+    if isinstance(operation, BlockedMatMul):
+        return f"{name} {operation.bits}"
     if isinstance(operation, (Conv, DynamicConv)):
         if operation.groups > 1:
             return f"{name} depthwise" if operation.weights.shape[1] == 1 else f"{name} groups"

@@ -49,7 +49,7 @@ def product(
 @given(
     bits=st.sampled_from([4, 8]), block=st.sampled_from([16, 32, 128]), depth=st.integers(1, 300),
     channels=st.sampled_from([1, 7, 16, 40]), rows=st.sampled_from([1, 2, 9, 17]), zeros=st.booleans(),
-    biased=st.booleans(), style=st.sampled_from(["normal", "sparse", "extreme"]), workers=st.integers(1, 2),
+    biased=st.booleans(), style=st.sampled_from(["normal", "sparse", "highest", "lowest"]), workers=st.integers(1, 2),
     seed=st.integers(0, 999),
 )  # fmt: skip
 def test_blocked_product(
@@ -61,11 +61,11 @@ def test_blocked_product(
     x = rng.normal(size=(rows, depth)).astype(np.float32)
     if style == "sparse":
         x *= rng.random(x.shape) < 0.05
-    if style == "extreme":
-        x = np.where(x > 0, np.float32(7), np.float32(-7))
     codes = rng.integers(0, 1 << bits, (channels, blocks, block)).astype(np.uint8)
-    if style == "extreme":
-        codes[:] = (1 << bits) - 1
+    if style in ("highest", "lowest"):
+        x = np.where(x > 0, np.float32(7), np.float32(-7))
+        x[::2] = np.abs(x[::2])  # pairs of one sign
+        codes[:] = (1 << bits) - 1 if style == "highest" else 0
     scales = rng.uniform(0.001, 0.1, (channels, blocks)).astype(np.float32)
     points = rng.integers(0, 1 << bits, (channels, blocks)).astype(np.uint8) if zeros else None
     bias = rng.normal(size=channels).astype(np.float32)
