@@ -21,6 +21,8 @@ WORKING = 6
 diagonal, a factor in single and in double precision, and those that are gathered for the next layer."""
 TOGETHER = 7 << 27
 """Bytes of gathered moments and of these matrices, where a quarter of `BUDGET` for moments leaves room: 0.9 GiB."""
+_STRIP = 2048
+"""Rows of a larger symmetric matrix that are computed at a time."""
 ENOUGH = 2
 """Patches gathered for each unknown of a layer: with fewer than one, second moments are singular. The factor is a
 choice; `python -m tests.bench.zoo_int8` shows its effect on accuracy, `tests.bench.quantize_time` on time."""
@@ -33,7 +35,7 @@ class InputMoments:
     The centre c [G, K] is the mean of the first patches: without it, float32 would lose small variations beside a large
     mean, and with them the positive definiteness that rounding needs. is_spent: no other layer reads these moments, so
     that each covariance takes the place of its sums. `NormalEquations` sums about zero, in float64:
-    sums rounded otherwise give other weights, so the two share patches and `gram`, not their sums.
+    sums rounded otherwise give other weights, so the two share patches and `add_gram`, not their sums.
     """
 
     count: int
@@ -61,8 +63,7 @@ class InputMoments:
         patches = patches - self.centre[:, None]
         self.count += times * patches.shape[1]
         self.first += times * patches.sum(axis=1)
-        products = gram(patches)
-        self.second += products if times == 1 else times * products
+        add_gram(self.second, patches, times)
 
     @property
     def mean(self) -> Array:
@@ -85,10 +86,25 @@ class InputMoments:
         return covariance
 
 
-def gram(patches: Array) -> Array:
-    """XᵀX of patches [G, R, K]: [G, K, K]."""
-    product: Array = np.matmul(patches.transpose(0, 2, 1), patches)
-    return product
+def add_gram(sums: Array, patches: Array, times: int = 1) -> None:
+    """Add XᵀX of patches [G, R, K], so many times, to sums [G, K, K], without a second matrix where that is large."""
+    if sums.shape[1] <= _STRIP:
+        products = np.matmul(patches.transpose(0, 2, 1), patches)
+        sums += products if times == 1 else times * products
+        return
+    for own, x in zip(sums, patches):
+        for at in range(0, len(own), _STRIP):
+            own[at : at + _STRIP, at:] += times * (x[:, at : at + _STRIP].T @ x[:, at:])
+        mirror(own)
+
+
+def mirror(matrix: Array) -> None:
+    """Copy the upper triangle of a matrix [K, K] to the lower."""
+    for at in range(0, len(matrix), _STRIP):
+        strip = matrix[at : at + _STRIP]
+        strip[:, :at] = matrix[:at, at : at + _STRIP].T
+        own = strip[:, at : at + _STRIP]
+        own[...] = np.triu(own) + np.triu(own, 1).T
 
 
 def moment_bytes(linear: Linear) -> int:

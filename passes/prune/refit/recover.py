@@ -240,11 +240,13 @@ def _refit(target: _Target, frontier: Frontier, ridge: float, held_out: frozense
         if number in held_out:
             continue
         rows, apart = inputs_at(layer, x, positions), _holdout_rows(number, len(positions), len(target.outputs))
+        if holdout.is_ample:
+            apart[:] = False
         train.add(rows[~apart], y[~apart])
         holdout.add(rows[apart], y[apart])
     start = bias.reshape(matrix.shape[0], -1)
-    fitted = fit(train, holdout, matrix, start, ridge, holder is not None, is_rough)
-    equations = train.joined(holdout)
+    fitted = fit(train, holdout, matrix, start, ridge, holder is not None, is_rough, is_last=True)
+    equations = train.absorb(holdout)
     before = equations.error(matrix, start)
     if fitted is None:
         return Refit(node, before, before)
