@@ -257,7 +257,7 @@ def test_wide_layers_are_gathered_apart_and_hold_no_sums_beside_their_covariance
         return [({"x": seen}, 1)]
 
     size = 4 * 6 * 6
-    for together, expected in ((1 << 30, 1), (8 * size, 2), (7 * size, 3)):
+    for together, expected in ((1 << 30, 1), (7 * size, 2), (6 * size, 3)):
         monkeypatch.setattr(moments_of_layers, "TOGETHER", together)
         monkeypatch.setattr(moments_of_layers, "BUDGET", 4 * size)
         passes.clear()

@@ -17,9 +17,9 @@ from .linear import PRODUCTS, Linear
 BUDGET = 3 << 28
 """Bytes of second moments gathered in one pass over the data; more layers take more passes. A bound on memory, not
 tuned; `python -m tests.bench.quantize_time` shows the cost of passes."""
-WORKING = 6
-"""Matrices of the size of a layer's second moments that rounding takes at once: its covariance, with more on the
-diagonal, a factor in single and in double precision, and those that are gathered for the next layer."""
+WORKING = 5
+"""Matrices of the size of a layer's second moments that rounding takes at once: its covariance, a factor in single and
+in double precision, and those that are gathered for the next layer."""
 TOGETHER = 7 << 27
 """Bytes of gathered moments and of these matrices, where a quarter of `BUDGET` for moments leaves room: 0.9 GiB."""
 MANY = 2048
