@@ -15,7 +15,9 @@ from ...compress.speed import Speed, kept_speeds, pair_key
 from ...equivalence.feeds import Feeds
 from ...errors import Declined
 from ...ir import Model, Node, clone_model
+from ...machine.sessions import PACKED_BESIDE
 from ...measure import Timing, compare_latency, figures, node_seconds, own_clock
+from ...onnx_io.weights import unpacked_bytes
 from .best_way import prune_model
 from .cut.remove import unshare
 from .options import Prune
@@ -220,7 +222,8 @@ def _kept_speed(model: Model, pruned: Model, context: StageContext, border: floa
     key = f"{pair_key(model, pruned, feeds, context.target)}:{border:g}"
     times = partial(_clear_timings, feeds=feeds, border=border)
     clear = partial(_is_clear, border=border)
-    return kept_speeds(model, {key: lambda: pruned}, feeds, context.target, times, clear)[key]
+    packs = unpacked_bytes(model) + unpacked_bytes(pruned) <= PACKED_BESIDE
+    return kept_speeds(model, {key: lambda: pruned}, feeds, context.target, times, clear, packs)[key]
 
 
 def _clear_timings(sessions: Mapping[str, Any], feeds: Feeds, border: float) -> list[Timing]:

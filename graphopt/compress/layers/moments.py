@@ -20,8 +20,8 @@ tuned; `python -m tests.bench.quantize_time` shows the cost of passes."""
 WORKING = 5
 """Matrices of the size of a layer's second moments that rounding takes at once: its covariance, a factor in single and
 in double precision, and those that are gathered for the next layer."""
-TOGETHER = 7 << 27
-"""Bytes of gathered moments and of these matrices, where a quarter of `BUDGET` for moments leaves room: 0.9 GiB."""
+TOGETHER = 3 << 28
+"""Bytes of gathered moments and of these matrices, where a quarter of `BUDGET` for moments leaves room: 0.75 GiB."""
 MANY = 2048
 """Inputs of a layer above which few patches are kept themselves; rows of larger matrices that are computed at once."""
 ENOUGH = 2
