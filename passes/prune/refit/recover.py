@@ -112,7 +112,8 @@ def recover(
     _read_outputs(original, targets, feeds, seed, _ROUGH_ROWS if is_rough else _ROWS_PER_UNKNOWN)
     is_judged = not is_rough and any(_is_scarce(target) for target in targets)
     held_out = held_out or HeldOutError(original, feeds if is_judged else ())
-    inputs, before = inputs_of(pruned), held_out.errors(pruned)
+    inputs = inputs_of(pruned) if held_out.samples else {}  # which hold the weights before
+    before = held_out.errors(pruned)
     frontier = Frontier(pruned, feeds)
     refits: list[Refit] = []
     for target in targets:
