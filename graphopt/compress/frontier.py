@@ -15,8 +15,11 @@ from typing import Any
 import numpy as np
 
 from ..equivalence.feeds import Feeds
+from ..equivalence.runnable import PACKABLE
 from ..ir import Array, Graph, Model, Node, Value, captures, clone_node
+from ..machine.sessions import DISABLE_PACKING
 from ..measure import ort_session
+from ..onnx_io.weights import unpacked_bytes
 
 BUDGET = 1 << 29
 """Bytes of frontier activations kept in memory: a bound, not tuned."""
@@ -123,5 +126,6 @@ def _runner(model: Model, nodes: list[Node], read: list[Value], results: list[Va
     names = [f"i{k}" for k in range(len(read))]
     if not results:
         return lambda arrays: []
-    session = ort_session(small, threads=0)
+    packs = unpacked_bytes(small) <= PACKABLE
+    session = ort_session(small, threads=0, options={} if packs else {DISABLE_PACKING: "1"})
     return lambda arrays: session.run(None, dict(zip(names, arrays)))

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -16,6 +17,7 @@ from ..ir import Model
 from ..kernels import select_level
 from ..kernels.core.object_cache import generation
 from ..machine.measurements import Measurements
+from ..machine.sessions import DISABLE_PACKING
 from ..measure import Timing, compare_latency, ort_session, own_clock, structure_digest
 
 GAIN = 1.02
@@ -55,19 +57,21 @@ def pair_key(before: Model, after: Model, feed: Mapping[str, Any], target: str) 
 
 def kept_speeds(
     model: Model, candidates: Mapping[str, Callable[[], Model]], feed: Mapping[str, Any], target: str,
-    timed: Callable[[Mapping[str, Any]], list[Timing]], is_clear: Callable[[Timing], bool],
+    timed: Callable[[Mapping[str, Any]], list[Timing]], is_clear: Callable[[Timing], bool], packs: bool = True,
 ) -> dict[str, Speed]:  # fmt: skip
     """The speed of each candidate, by key: kept, or `timed` by sessions and kept where the time is clear, else
     predicted and kept.
 
-    timed: timings of all sessions but the first, that of `model`, in order.
+    timed: timings of all sessions but the first, that of `model`, in order. packs: the sessions pack weights, whose
+    copies are as large as the models.
     """
     table = model_times()
     known = _known(table.load(), candidates)
     made = {key: make() for key, make in candidates.items() if key not in known}
     if made:
-        sessions = {"float": timing_session(model, target)}
-        sessions.update((key, timing_session(one, target)) for key, one in made.items())
+        opened = timing_session if packs else partial(timing_session, packs=False)
+        sessions = {"float": opened(model, target)}
+        sessions.update((key, opened(one, target)) for key, one in made.items())
         found: dict[str, tuple[float, float]] = {}
         for key, timing in zip(made, timed(sessions)):
             if is_clear(timing):
@@ -102,13 +106,13 @@ def predicted(model: Model, feed: Mapping[str, Any], target: str) -> float:
     return predicted_seconds(model, {n: np.shape(v) for n, v in feed.items()}, on_kernels=target == "graphopt")
 
 
-def timing_session(model: Model, target: str) -> Any:
-    """A session on one thread in the target runtime."""
+def timing_session(model: Model, target: str, packs: bool = True) -> Any:
+    """A session on one thread in the target runtime. packs: in onnxruntime, it packs weights."""
     if target == "graphopt":
         from ..runtime import session_of
 
         return session_of(model, threads=1)
-    return ort_session(model)
+    return ort_session(model, options={} if packs else {DISABLE_PACKING: "1"})
 
 
 def _known(pairs: Mapping[str, tuple[float, float]], keys: Mapping[str, object]) -> dict[str, Speed]:

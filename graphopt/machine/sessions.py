@@ -36,8 +36,8 @@ PACKED = 5 << 28
 2 GB. What needs more packed weights runs in pieces (`onnx_io.pieces`)."""
 DISABLE_PACKING = "session.disable_prepacking"
 """The configuration entry with which a session keeps no packed copies of weights."""
-PACKED_BESIDE = 5 << 27
-"""Bytes of weights, 640 MiB, above which sessions that judge or calibrate pack none: a packed copy and codes of 8 bits,
+PACKED_BESIDE = 1 << 29
+"""Bytes of weights, 512 MiB, above which sessions that judge or calibrate pack none: a packed copy and codes of 8 bits,
 1.5 times as much, exceed 1 GB. `python -m tests.bench.bounds --kinds products --forms weights int3`."""
 
 

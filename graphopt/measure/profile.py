@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from ..ir import Array, Model, Node, clone_model
-from ..machine.sessions import session_options
+from ..machine.sessions import DISABLE_PACKING, session_options
 from .figures import figures
 from .latency import open_ort_session
 
@@ -33,10 +33,13 @@ class KernelRun:
     seconds: float
 
 
-def node_seconds(model: Model, feeds: Mapping[str, Array], *, runs: int = 10, threads: int = 1) -> dict[Node, float]:
-    """The median seconds of each node of the root graph, with fusion off, so that nodes stay unchanged."""
+def node_seconds(
+    model: Model, feeds: Mapping[str, Array], *, runs: int = 10, threads: int = 1, packs: bool = True
+) -> dict[Node, float]:  # fmt: skip
+    """The median seconds of each node of the root graph, with fusion off, so that nodes stay unchanged. packs: the
+    session packs weights."""
     order = model.graph.snapshot()
-    (kernels,) = _profiles([model], feeds, runs, threads, optimize=False)
+    (kernels,) = _profiles([model], feeds, runs, threads, optimize=False, packs=packs)
     matching = [run for run in kernels if run.index < len(order) and order[run.index].op_type == run.op]
     return {node: statistics.median(times) for node, times in _grouped(matching, lambda run: order[run.index]).items()}
 
@@ -207,7 +210,7 @@ def _start(name: str, results: Sequence[str], order: Sequence[Node], named: Mapp
 
 def _profiles(
     models: Sequence[bytes | Model], feeds: Mapping[str, Array], runs: int, threads: int, *, optimize: bool,
-    results: list[dict[str, _Ends]] | None = None,
+    results: list[dict[str, _Ends]] | None = None, packs: bool = True,
 ) -> list[list[KernelRun]]:  # fmt: skip
     """The runs of every node of each model. `results` receives each node's results and inputs in the executed graph."""
     with tempfile.TemporaryDirectory(prefix="graphopt-") as folder:
@@ -215,7 +218,9 @@ def _profiles(
         for number, model in enumerate(models):
             dumped = Path(folder, f"run{number}.onnx")
             dumps = results is not None and isinstance(model, Model) and figures(model).constant_bytes < _DUMPED
-            settings = partial(_settings, threads, optimize, Path(folder, f"profile{number}"), dumped if dumps else "")
+            settings = partial(
+                _settings, threads, optimize, Path(folder, f"profile{number}"), dumped if dumps else "", packs
+            )
             sessions.append(open_ort_session(model, settings))
             if results is not None:
                 results.append(_ends_in(dumped))
@@ -225,9 +230,11 @@ def _profiles(
         return [_kernel_runs(Path(session.end_profiling())) for session in sessions]
 
 
-def _settings(threads: int, optimize: bool, profile: Path, dumped: Path | str) -> onnxruntime.SessionOptions:
+def _settings(
+    threads: int, optimize: bool, profile: Path, dumped: Path | str, packs: bool
+) -> onnxruntime.SessionOptions:  # fmt: skip
     """Options of a session that writes a profile, and the executed graph where it has a path."""
-    settings = session_options(threads=threads, optimize=optimize)
+    settings = session_options(threads=threads, optimize=optimize, entries={} if packs else {DISABLE_PACKING: "1"})
     settings.enable_profiling = True
     settings.profile_file_prefix, settings.optimized_model_filepath = str(profile), str(dumped)
     return settings

@@ -15,7 +15,9 @@ from ...compress.speed import Speed, kept_speeds, pair_key
 from ...equivalence.feeds import Feeds
 from ...errors import Declined
 from ...ir import Model, Node, clone_model
+from ...machine.sessions import PACKED_BESIDE
 from ...measure import Timing, compare_latency, figures, node_seconds, own_clock
+from ...onnx_io.weights import unpacked_bytes
 from .best_way import prune_model
 from .cut.remove import unshare
 from .options import Prune
@@ -207,7 +209,8 @@ def _times(model: Model, pruned: PrunedModel, context: StageContext) -> PruneFig
     not clear."""
     feeds = context.calibration.first(1)[0]
     speed = _kept_speed(model, pruned.model, context, _LEAST_SPEEDUP)
-    without_gain = stalled(node_seconds(model, feeds), node_seconds(pruned.model, feeds), pruned.originals)
+    before, after = (node_seconds(one, feeds, packs=_packs(model, pruned.model)) for one in (model, pruned.model))
+    without_gain = stalled(before, after, pruned.originals)
     if speed.is_predicted:
         return PruneFigures(stalled=without_gain)
     return PruneFigures(speed.before, speed.after, speed.ratio, without_gain)
@@ -220,7 +223,13 @@ def _kept_speed(model: Model, pruned: Model, context: StageContext, border: floa
     key = f"{pair_key(model, pruned, feeds, context.target)}:{border:g}"
     times = partial(_clear_timings, feeds=feeds, border=border)
     clear = partial(_is_clear, border=border)
-    return kept_speeds(model, {key: lambda: pruned}, feeds, context.target, times, clear)[key]
+    packs = _packs(model, pruned)
+    return kept_speeds(model, {key: lambda: pruned}, feeds, context.target, times, clear, packs)[key]
+
+
+def _packs(model: Model, pruned: Model) -> bool:
+    """Whether sessions of both pack weights: neither, where both together are large."""
+    return unpacked_bytes(model) + unpacked_bytes(pruned) <= PACKED_BESIDE
 
 
 def _clear_timings(sessions: Mapping[str, Any], feeds: Feeds, border: float) -> list[Timing]:

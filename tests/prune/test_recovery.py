@@ -220,7 +220,7 @@ def test_made_up_inputs_are_not_read_longer_than_they_tell(monkeypatch):
     feeds = [nets.feeds(model, seed) for seed in range(3)]
     for is_rough in (False, True):
         tried = []
-        monkeypatch.setattr(module, "fit", lambda *given, t=tried: t.append(given[-1]))
+        monkeypatch.setattr(module, "fit", lambda *given, t=tried, **_: t.append(given[-1]))
         options = Prune(ratio=0.5, round_to=1, importance="l2")
         prune_model(onnx_io.load(model), options, 0.5, feeds, is_rough=is_rough)
         assert tried and set(tried) == {is_rough}

@@ -18,6 +18,7 @@ from graphopt.measure import ort_session
 from graphopt.passes.quantize import stage
 from graphopt.passes.quantize.emit.packed import pack
 from graphopt.passes.quantize.numerics import blocks
+from graphopt.passes.quantize.numerics import rounding as one_by_one
 from graphopt.passes.quantize.numerics import solve as numerics
 from graphopt.passes.quantize.numerics.blocks import best_grid, fitted_scale, in_blocks, plain_scale, spread
 from graphopt.passes.quantize.numerics.rounding import nearest, objective
@@ -256,7 +257,7 @@ def test_wide_layers_are_gathered_apart_and_hold_no_sums_beside_their_covariance
         return [({"x": seen}, 1)]
 
     size = 4 * 6 * 6
-    for together, expected in ((1 << 30, 1), (8 * size, 2), (7 * size, 3)):
+    for together, expected in ((1 << 30, 1), (7 * size, 2), (6 * size, 3)):
         monkeypatch.setattr(moments_of_layers, "TOGETHER", together)
         monkeypatch.setattr(moments_of_layers, "BUDGET", 4 * size)
         passes.clear()
@@ -302,7 +303,7 @@ def test_a_large_weight_is_polished_in_parts(seed, monkeypatch):
     rough = solve(linear, moments, options, False, block=32).after
     monkeypatch.setattr(numerics, "POLISHED_BLOCKS", 2e10)
     whole = solve(linear, moments, options, False, block=32).after
-    monkeypatch.setattr(numerics, "PART", 7)  # the last of WIDTH rows are fewer
+    monkeypatch.setattr(one_by_one, "AT_ONCE", 7 * DEPTH)  # the last of WIDTH rows are fewer
     assert solve(linear, moments, options, False, block=32).after == pytest.approx(whole, rel=0.02)
     assert whole < 0.95 * rough
 
@@ -310,7 +311,7 @@ def test_a_large_weight_is_polished_in_parts(seed, monkeypatch):
 def test_rounding_a_large_weight_takes_little_memory_beside_it(monkeypatch):
     """A head of 262,144 words took a dozen times its 0.7 GB."""
     linear, moments = together(0, width=20_000)
-    monkeypatch.setattr(numerics, "PART", 500)
+    monkeypatch.setattr(one_by_one, "AT_ONCE", 500 * DEPTH)
     monkeypatch.setattr(blocks, "CHUNK", 500 * DEPTH)
     options = graphopt.Quantize("weights", weight_type="int4")
     tracemalloc.start()

@@ -37,8 +37,9 @@ def source(request: pytest.FixtureRequest, tmp_path: Path) -> Path:
 
 def small_limits(patch: pytest.MonkeyPatch, folder: Path) -> None:
     """All that is large beyond a gigabyte is, from a kilobyte on."""
-    for module in (runnable, weights, calibrated_model):
+    for module in (runnable, weights):
         patch.setattr(module, "LARGE", 1 << 10)
+    patch.setattr(calibrated_model, "SPOOLED", 1 << 10)
     patch.setattr(saving, "WORTH", 1 << 10)
     patch.setattr(spool, "SEGMENT", 1 << 16)
     folder.mkdir()

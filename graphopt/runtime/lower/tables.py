@@ -22,6 +22,9 @@ from ...ops import attr, version_for
 from .moves import is_move
 from .operands import constant_array, is_constant, is_dequantize, read_quantization
 
+LARGEST = float(np.finfo(np.float32).max)
+"""The limit of a Clip that is not given, in ONNX and onnxruntime: an infinite value becomes the largest finite one."""
+
 Floats = npt.NDArray[np.float32]
 Evaluate = Callable[[dict[Any, Floats]], Floats]
 """Computes an island's values; a mapping holds those of the islands within."""
@@ -186,9 +189,9 @@ def varying_axis(constant: Any, source: Value) -> int | None:
 
 def _clip(node: Node, x: Floats, low: Any = None, high: Any = None) -> Floats:
     if version_for(node) < 11:
-        low, high = np.float32(attr(node, "min", -np.inf)), np.float32(attr(node, "max", np.inf))
-    low = np.float32(-np.inf) if low is None else low
-    high = np.float32(np.inf) if high is None else high
+        low, high = np.float32(attr(node, "min", -LARGEST)), np.float32(attr(node, "max", LARGEST))
+    low = np.float32(-LARGEST) if low is None else low
+    high = np.float32(LARGEST) if high is None else high
     return np.asarray(np.minimum(np.maximum(x, low), high))
 
 

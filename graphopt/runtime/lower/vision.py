@@ -33,7 +33,7 @@ from .operands import (
     written_quantization,
 )
 from .operations import ChannelQuantize, Concat, DynamicConv, FloatClamp, FloatPool, Lrn, MaxPool
-from .tables import Island, Lines, island, normalization
+from .tables import LARGEST, Island, Lines, island, normalization
 from .traits import Operation
 
 _MOST = 256
@@ -115,12 +115,13 @@ def _axes(node: Node) -> tuple[int, ...]:
 
 
 def clip_bounds(node: Node) -> tuple[float, float] | None:
-    """The constant limits of Relu or Clip; None where they are not constant or cross."""
+    """The constant limits of Relu or Clip; None where they are not constant or cross. A Clip without a limit has the
+    largest number in its place."""
     if node.op == "Relu":
         return 0.0, float(np.inf)
     if version_for(node) < 11:
-        return float(attr(node, "min", -np.inf)), float(attr(node, "max", np.inf))
-    bounds = [-np.inf, np.inf]
+        return float(attr(node, "min", -LARGEST)), float(attr(node, "max", LARGEST))
+    bounds = [-LARGEST, LARGEST]
     for slot in (1, 2):
         limit = node.input(slot)
         if limit is None:

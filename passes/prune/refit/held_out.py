@@ -6,9 +6,9 @@ from collections.abc import Iterable
 
 import numpy as np
 
+from ....compress.stages import session_maker
 from ....equivalence.feeds import Feeds
 from ....ir import Array, Model, Node, Value
-from ....measure import ort_session
 
 _LEAST = 3
 """The fewest held-out samples: a majority of fewer is chance. Reasoned, not tuned."""
@@ -48,7 +48,7 @@ class HeldOutError:
     def _results(self, model: Model) -> list[list[Array]]:
         if not self.feeds:
             return []
-        session = ort_session(model, threads=0)
+        session = session_maker("onnxruntime")(model)
         return [[np.asarray(array) for array in session.run(None, feed)] for feed in self.feeds]
 
 

@@ -112,7 +112,8 @@ def recover(
     _read_outputs(original, targets, feeds, seed, _ROUGH_ROWS if is_rough else _ROWS_PER_UNKNOWN)
     is_judged = not is_rough and any(_is_scarce(target) for target in targets)
     held_out = held_out or HeldOutError(original, feeds if is_judged else ())
-    inputs, before = inputs_of(pruned), held_out.errors(pruned)
+    inputs = inputs_of(pruned) if held_out.samples else {}  # which hold the weights before
+    before = held_out.errors(pruned)
     frontier = Frontier(pruned, feeds)
     refits: list[Refit] = []
     for target in targets:
@@ -240,11 +241,13 @@ def _refit(target: _Target, frontier: Frontier, ridge: float, held_out: frozense
         if number in held_out:
             continue
         rows, apart = inputs_at(layer, x, positions), _holdout_rows(number, len(positions), len(target.outputs))
+        if holdout.is_ample:
+            apart[:] = False
         train.add(rows[~apart], y[~apart])
         holdout.add(rows[apart], y[apart])
     start = bias.reshape(matrix.shape[0], -1)
-    fitted = fit(train, holdout, matrix, start, ridge, holder is not None, is_rough)
-    equations = train.joined(holdout)
+    fitted = fit(train, holdout, matrix, start, ridge, holder is not None, is_rough, is_last=True)
+    equations = train.absorb(holdout)
     before = equations.error(matrix, start)
     if fitted is None:
         return Refit(node, before, before)

@@ -9,6 +9,9 @@ from ....compress.layers.weights import floats_of
 from ....ir import Array, Model
 from ..options import Importance
 
+_AT_ONCE = 1 << 22
+"""Weights squared at a time: 32 MB in double precision."""
+
 
 def weight_scores(
     facts: ChannelFacts, importance: str | Importance, seed: int, scales: dict[str, Array] | None = None
@@ -58,7 +61,11 @@ def outputs_first(layer: WeightedLayer) -> Array | None:
 
 
 def _squares(weight: Array) -> Array:
-    return np.asarray(np.square(weight, dtype=np.float64).reshape(len(weight), -1).sum(axis=1))
+    """f64: the sum of squares of each row, some rows at a time, as copies in double precision are large."""
+    flat = weight.reshape(len(weight), -1)
+    step = max(1, _AT_ONCE // max(flat.shape[1], 1))
+    sums = [np.square(flat[at : at + step], dtype=np.float64).sum(axis=1) for at in range(0, len(flat), step)]
+    return np.concatenate(sums or [np.zeros(0)])
 
 
 def _scale_of(layer: WeightedLayer, scales: dict[str, Array]) -> Array | None:

@@ -118,11 +118,9 @@ def _sums(
         for layer, equations in zip(layers, sums):
             x = layer.node.inputs[0]
             assert x is not None
-            wanted = min(_MOST_ROWS, max(_LEAST_ROWS, _ROWS_PER_INPUT * equations.gram.shape[1]))
+            wanted = min(_MOST_ROWS, max(_LEAST_ROWS, _ROWS_PER_INPUT * (equations.inputs + 1)))
             positions = sample_positions(layer, values[layer.node.output].shape, -(-wanted // samples), rng)
             equations.add(inputs_at(layer, values[x], positions), np.zeros((len(positions), 0), np.float32))
-    for equations in sums:
-        equations.flush()
     yield from zip(layers, sums)
 
 

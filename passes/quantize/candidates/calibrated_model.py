@@ -17,7 +17,6 @@ from ....compress.layers.linear import Linear
 from ....compress.layers.moments import InputMoments, fits_memory, gather
 from ....ir import Model, Node, Value
 from ....kernels.tensors.quantization import Quantization
-from ....machine.sessions import LARGE
 from ....machine.spool import Spool
 from ....measure import figures, macs_values
 from ....onnx_io import is_large
@@ -98,7 +97,7 @@ def calibrate_model(model: Model, options: Quantize, context: StageContext) -> C
     usable += tables
     usable, shared = share_weights(usable, float_products(model.graph, usable))
     units = _with_shared(units, usable, shared)
-    store = CodeStore(Spool() if figures(model).constant_bytes > LARGE else None)
+    store = CodeStore(Spool() if figures(model).constant_bytes > SPOOLED else None)
     solved, finer = solve_layers(model, usable, grids, options, context, feeds, nearest, shared, store)
     codes = {node: s.codes for node, s in solved.items()}
     activations = next(iter(grids.values()), {})
@@ -318,3 +317,5 @@ def _is_dear(layers: Sequence[Unit], options: Quantize) -> bool:
 DEAR = 2e10
 """Multiply-adds of one product of all weights with the covariances of their inputs: a second of one core, of which
 rounding takes a dozen. MiniLM has 8e9, SmolLM2-135M 1e11 and KL 0.004 to the nearest."""
+SPOOLED = 1 << 28
+"""Bytes of weights, 256 MiB, above which codes are kept on disk: candidates hold several sets of them."""

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from ....compress.layers.covariance import Covariance
 from ....compress.layers.linear import contiguous
 from ....ir import Array
 from ....kernels.weights.grids import BlockGrids, nearest_codes, search_grids
@@ -104,15 +105,13 @@ def best_grid(rows: Array, cost: Array | None, bits: int, block: int, codes: Arr
     return BlockGrid(scale, zero if zeroed else None, total)
 
 
-def fitted_scale(rows: Array, steps: Array, scale: Array, covariance: Array, block: int) -> Array:
+def fitted_scale(rows: Array, steps: Array, scale: Array, covariance: Covariance, block: int) -> Array:
     """The scales s [N, B] of least J = tr(Δ C Δᵀ), Δ = W − s θ, for rows W and steps θ = q − z, f32 [N, K].
 
     A row's J is a quadratic form of its scales, whose matrix is θ_aᵀ C_ab θ_b for blocks a and b. Each scale is held to
     its former value by `HELD` of the diagonal; that of a zero block is fixed.
     """
     found, depth, count = np.empty_like(scale), rows.shape[1], scale.shape[1]
-    padded = np.zeros((count * block,) * 2, np.float32)
-    padded[:depth, :depth] = covariance
     size = max(1, CHUNK // max(depth, count**2))
     for at in range(0, len(rows), size):
         part = slice(at, at + size)
@@ -120,8 +119,9 @@ def fitted_scale(rows: Array, steps: Array, scale: Array, covariance: Array, blo
         wanted = np.einsum("nbk,nbk->nb", in_blocks(rows[part] @ covariance, block), codes)
         matrix = np.empty((len(codes), count, count), np.float32)
         for b in range(count):  # C is symmetric: the blocks before b are known
-            seen = codes[:, b] @ padded[b * block : (b + 1) * block, b * block :]
-            matrix[:, b, b:] = np.einsum("nak,nak->na", seen.reshape(len(codes), -1, block), codes[:, b:])
+            near = covariance[slice(b * block, (b + 1) * block), slice(b * block, depth)]
+            seen = in_blocks(codes[:, b, : len(near)] @ near, block)
+            matrix[:, b, b:] = np.einsum("nak,nak->na", seen, codes[:, b:])
             matrix[:, b:, b] = matrix[:, b, b:]
         own = np.einsum("nbb->nb", matrix)
         held = np.where(own > 0, own * np.float32(HELD), np.float32(1))

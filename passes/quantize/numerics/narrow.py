@@ -5,11 +5,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 
+from ....compress.layers.covariance import Covariance, ridged
 from ....ir import Array
 from .grids import nonzero_scales
-from .rounding import best_codes, damping, descend, nearest, ridged
+from .rounding import best_codes, damping, descend, nearest
 from .single_rows import damped, descended, nearest_plane, row_costs
 
 SHARES = np.linspace(1.0, 0.3, 29)
@@ -18,10 +21,11 @@ TURNS = 3
 """Alternations of scales in closed form and codes by descent. `python -m tests.bench.below8` shows the effect."""
 
 
-def grouped_codes(rows: Array, covariances: Array, bits: int) -> tuple[Array, Array]:
+def grouped_codes(rows: Array, covariances: Sequence[Covariance], bits: int) -> tuple[Array, Array]:
     """Codes int8 [G, N, K] and scale f32 [G, N, 1] of least error by C [G, K, K], for rows f32 [G, N, K]."""
-    if rows.shape[1] == 1:  # a depthwise convolution has many groups of one row
-        codes, scale = _single_rows(rows[:, 0], np.asarray(covariances), bits)
+    whole = [matrix for matrix in covariances if isinstance(matrix, np.ndarray)]
+    if rows.shape[1] == 1 and whole:  # a depthwise convolution has many groups of one row
+        codes, scale = _single_rows(rows[:, 0], np.stack(whole), bits)
         return codes[:, None], scale[:, None, None]
     found = [narrow_codes(weight, matrix, bits) for weight, matrix in zip(rows, covariances)]
     return np.stack([codes for codes, _ in found]), np.stack([scale for _, scale in found])[..., None]
@@ -45,10 +49,10 @@ def _single_rows(weight: Array, covariances: Array, bits: int) -> tuple[Array, A
     return best.astype(np.int8), best_scale
 
 
-def narrow_codes(weight: Array, covariance: Array, bits: int) -> tuple[Array, Array]:
+def narrow_codes(weight: Array, covariance: Covariance, bits: int) -> tuple[Array, Array]:
     """Codes int8 [N, K] and scale f32 [N] of rows f32 [N, K] that cost least by C [K, K], one scale a row."""
     damped = ridged(covariance, damping(covariance))
-    scale, low, high = _start(weight, np.diagonal(damped), bits)
+    scale, low, high = _start(weight, damped.diagonal(), bits)
     best: tuple[Array, Array] | None = None
     least = np.full(len(weight), np.inf)
     codes = best_codes(weight, np.broadcast_to(scale[:, None], weight.shape), low, high, covariance).astype(np.float32)

@@ -7,9 +7,13 @@ at a time to its optimum given all others, which never raises J.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import numpy as np
 
+from ....compress.layers.covariance import Covariance, ridged
 from ....ir import Array
+from .factor import BLOCK, Factor, blocks, factor_of
 
 DAMPING = 0.01
 """Added to the diagonal of C, relative to its mean, so that directions absent from calibration data cost something,
@@ -19,12 +23,11 @@ POLISHED = 4e9
 `python -m tests.bench.zoo_int8` shows the accuracy, `python -m tests.bench.quantize_time` the time."""
 SWEEPS = 2
 """Sweeps of coordinate descent over the codes of a layer. A choice."""
-_BLOCK = 32
-"""Columns rounded before their error is spread over the rest by one product. Not tuned finely: 16 to 64 take as long,
-the 128 of Frantar et al. 2023 a third more, on 1,536 rows of 576."""
+AT_ONCE = 1 << 22
+"""Weights rounded at a time: their copies, errors and products take 16 MB each."""
 
 
-def objective(error: Array, covariance: Array) -> float:
+def objective(error: Array, covariance: Covariance) -> float:
     """J = tr(Δ C Δᵀ) for Δ [N, K] and C [K, K]: the mean of ‖Δ (x − E x)‖² over the data.
 
     Where the data do not vary, C consists of rounding errors, and J is clipped at 0.
@@ -58,12 +61,13 @@ def nearest_codes(weight: Array, scale: Array, low: Array, high: Array) -> Array
     return codes
 
 
-def best_codes(weight: Array, scale: Array, low: Array, high: Array, covariance: Array) -> Array:
+def best_codes(weight: Array, scale: Array, low: Array, high: Array, covariance: Covariance) -> Array:
     """Codes int8 [N, K] for f32 weight [N, K] with scale [N, K], within bounds [N, K], given C [K, K]."""
-    best, damped = spread_codes(weight, scale, low, high, covariance)
+    best = spread_codes(weight, scale, low, high, covariance, damped_factor(covariance))
     if is_polished(weight):
-        best = descend(weight, best, scale, low, high, damped)
-    return best.astype(np.int8)
+        damped = ridged(covariance, damping(covariance))
+        best = descend(weight, best.astype(np.float32), scale, low, high, damped).astype(np.int8)
+    return best
 
 
 def is_polished(weight: Array, most: float = POLISHED) -> bool:
@@ -71,82 +75,77 @@ def is_polished(weight: Array, most: float = POLISHED) -> bool:
     return float(weight.size * weight.shape[1]) <= most
 
 
-def spread_codes(weight: Array, scale: Array, low: Array, high: Array, covariance: Array) -> tuple[Array, Array]:
-    """The codes f32 [N, K] before coordinate descent, GPTQ's or the nearest, by least error; and the damped C."""
-    plain = nearest(weight, scale, low, high)
-    damped = ridged(covariance, damping(covariance))
-    candidates = [plain]
-    solved = _nearest_plane(weight, scale, low, high, damped)
-    if solved is None:  # its least eigenvalues are below float32's resolution
-        solved = _nearest_plane(weight, scale, low, high, ridged(damped, 9 * damping(covariance)))
-    if solved is not None:
-        candidates.append(solved)
-    costs = [objective(weight - codes * scale, covariance) for codes in candidates]
-    return candidates[int(np.argmin(costs))], damped
+def damped_factor(covariance: Covariance) -> Factor | None:
+    """The factor of the damped C; with ten times the damping where C is not positive definite in float32."""
+    added = damping(covariance)
+    factor = factor_of(covariance, added)
+    return factor_of(covariance, 10 * added) if factor is None else factor
 
 
-def ridged(covariance: Array, added: np.float32) -> Array:
-    """C [K, K] with a number added to its diagonal: one copy, which is 0.1 GB for 5,760 inputs."""
-    ridged = covariance.copy()
-    ridged.reshape(-1)[:: len(covariance) + 1] += added
-    return ridged
+def spread_codes(
+    weight: Array, scale: Array, low: Array, high: Array, covariance: Covariance, factor: Factor | None
+) -> Array:  # fmt: skip
+    """The codes int8 [N, K] before coordinate descent, GPTQ's or the nearest, by least error."""
+    codes, gained = np.empty(weight.shape, np.int8), 0.0
+    for part in parts_of(weight):
+        given = weight[part], scale[part], low[part], high[part]
+        codes[part] = plain = nearest(*given)
+        if factor is not None:
+            solved = _nearest_plane(factor, *given)
+            codes[part] = solved
+            gained += objective(given[0] - plain * given[1], covariance)
+            gained -= objective(given[0] - solved * given[1], covariance)
+    if factor is not None and not gained > 0:
+        for part in parts_of(weight):
+            codes[part] = nearest(weight[part], scale[part], low[part], high[part])
+    return codes
 
 
-def damping(covariance: Array, share: float = DAMPING) -> np.float32:
+def parts_of(weight: Array) -> Iterator[slice]:
+    """Rows of a weight [N, K], some at a time: they do not depend on each other."""
+    step = max(1, AT_ONCE // weight.shape[1])
+    yield from (slice(at, at + step) for at in range(0, len(weight), step))
+
+
+def damping(covariance: Covariance, share: float = DAMPING) -> np.float32:
     """The number added to the diagonal of C."""
-    return np.float32(max(share * float(np.trace(covariance)) / len(covariance), 1e-12))
+    return np.float32(max(share * float(covariance.trace()) / len(covariance), 1e-12))
 
 
-def _nearest_plane(weight: Array, scale: Array, low: Array, high: Array, damped: Array) -> Array | None:
+def _nearest_plane(factor: Factor, weight: Array, scale: Array, low: Array, high: Array) -> Array:
     """GPTQ as Babai's nearest plane, which needs no inverse: with C = M Mᵀ, J = ‖Mᵀ e‖² and Mᵀ is triangular.
 
-    Columns of most variance are rounded first; None where C is not positive definite in float32.
+    Columns of most variance are rounded first.
     """
-    order = np.argsort(np.diagonal(damped), kind="stable")
-    factor = _factor(damped, order)
-    if factor is None or not np.isfinite(factor).all():
-        return None
+    order = factor.order
     w = np.ascontiguousarray(weight[:, order].T)  # [K, N]: a column of the weight is a row here
     least, most, steps = (np.ascontiguousarray(a[:, order].T) for a in (low, high, scale))
-    codes, owed = np.empty_like(w), np.zeros_like(w)  # owed: Σ M[j, i] e_j over the already rounded columns j
-    for end in range(len(w), 0, -_BLOCK):
-        start = max(0, end - _BLOCK)
-        errors = np.empty((end - start, w.shape[1]), np.float32)
-        for j in range(end - 1, start - 1, -1):
-            q = _bounded((w[j] + owed[j] / factor[j, j]) / steps[j], least[j], most[j])
+    codes, state = np.empty_like(w), factor.start(w.shape[1])
+    for block in blocks(len(w)):
+        own, owed = factor.own(block), factor.owed(state, block)  # owed: Σ M[j, i] e_j over the rounded columns j
+        errors = np.empty_like(owed)
+        for i in range(len(own) - 1, -1, -1):
+            j = block.start + i
+            q = _bounded((w[j] + owed[i] / own[i, i]) / steps[j], least[j], most[j])
             codes[j] = q
-            error = w[j] - q * steps[j]
-            errors[j - start] = error
-            owed[start:j] += factor[j, start:j, None] * error
-        owed[:start] += factor[start:end, :start].T @ errors
+            errors[i] = error = w[j] - q * steps[j]
+            owed[:i] += own[i, :i, None] * error
+        factor.spread(state, block, errors)
     back = np.empty_like(order)
     back[order] = np.arange(len(order))
     return np.asarray(codes[back].T)
 
 
-def _factor(damped: Array, order: Array) -> Array | None:
-    """M of P C Pᵀ = M Mᵀ, f32 [K, K], found in place in double precision; None where it is not positive definite."""
-    from scipy.linalg import LinAlgError, cholesky
-
-    wide = np.empty(damped.shape, np.float64, order="F")
-    for column, at in enumerate(order):
-        wide[:, column] = damped[at, order]
-    try:
-        return np.ascontiguousarray(cholesky(wide, lower=True, overwrite_a=True, check_finite=False), np.float32)
-    except LinAlgError:
-        return None
-
-
-def descend(weight: Array, codes: Array, scale: Array, low: Array, high: Array, c: Array) -> Array:
+def descend(weight: Array, codes: Array, scale: Array, low: Array, high: Array, c: Covariance) -> Array:
     """Coordinate descent on J; each step is exact: the gradient Δ C is kept up to date, block by block."""
     gradient = np.ascontiguousarray(((weight - codes * scale) @ c).T)  # [K, N]
     codes, steps = np.ascontiguousarray(codes.T), np.ascontiguousarray(scale.T)
     least, most = np.ascontiguousarray(low.T), np.ascontiguousarray(high.T)
-    diagonal = np.diagonal(c)
+    diagonal = c.diagonal()
     for _ in range(SWEEPS):
         moved = 0
-        for start in range(0, len(codes), _BLOCK):
-            block = slice(start, min(start + _BLOCK, len(codes)))
+        for start in range(0, len(codes), BLOCK):
+            block = slice(start, min(start + BLOCK, len(codes)))
             inner, near = c[block, block], gradient[block].copy()
             shifts = np.zeros_like(near)
             for i, j in enumerate(range(block.start, block.stop)):
@@ -165,7 +164,7 @@ def descend(weight: Array, codes: Array, scale: Array, low: Array, high: Array, 
 
 
 def clipped_scale(weight: Array, scale: Array, low: Array, high: Array, variance: Array) -> Array:
-    """Scale [N] of nearest codes with the least error for weight [N, K], by the variance [N, K] of each input.
+    """Scale [N] of nearest codes with the least error for weight [N, K], by the variance [K] of each input.
 
     Clipping rare large weights gives all others finer steps.
     """

@@ -4,27 +4,31 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 
+from ....compress.layers.covariance import Covariance, ridged
 from ....compress.layers.linear import Linear
 from ....compress.layers.moments import InputMoments
 from ....ir import Array
 from ....kernels import select_level
 from ..options import Quantize
 from .blocks import best_grid, fitted_scale, in_parts, plain_scale, spread
+from .factor import Factor
 from .grids import LEAST, PAIR_LIMIT, Codes, bias_room, weight_scale, worst_pair
 from .narrow import grouped_codes
 from .rounding import (
     best_codes,
     clipped_scale,
+    damped_factor,
     damping,
     descend,
     is_polished,
     nearest,
     nearest_codes,
     objective,
-    ridged,
+    parts_of,
     spread_codes,
 )
 from .single_rows import single_row_codes
@@ -42,9 +46,9 @@ TABLE_SHARE = 0.03
 later layers compensate errors of a table's rows. SmolLM2-135M with these weights alone in 4 bits diverges on texts
 beside those of the benchmark, with 1, 0.3, 0.1 and 0.03, by 0.063, 0.060, 0.058 and 0.057 nats; in 3 bits, with 1 and
 0.03, by 0.237 and 0.224. `python -m tests.bench.language` shows the effect."""
-POLISHED_BLOCKS, PART = 2e10, 4096
+POLISHED_BLOCKS = 2e10
 """The most multiply-adds of one sweep of coordinate descent over stored weights of few bits, above `POLISHED`: the head
-of SmolLM2-135M takes 1.6e10, and 7 s for scales and sweeps. Rows processed at a time."""
+of SmolLM2-135M takes 1.6e10, and 7 s for scales and sweeps."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,36 +99,35 @@ def solve(
     if moments is None or known is None:
         codes = nearest_codes(rows, spread(scale, rows.shape[2], block), low, high)
         return Solved(Codes(codes, scale, linear.bias, width, worst_pair(codes), block), None, None)
-    codes, bias = np.empty(rows.shape, np.int8), linear.bias
+    plain, depth = scale.copy(), rows.shape[2]
     is_narrow = options.mode == "static" and width < 8 and options.per_channel and block is None
-    before = after = signal = 0.0
+    is_single = width == 8 and rows.shape[:2] == (linear.groups, 1) and linear.groups > 1 and block is None
     matrices = [moments.covariance_of(g, centred=linear.takes_bias) for g in range(linear.groups)]
+    whole = [matrix for matrix in matrices if isinstance(matrix, np.ndarray)]
     if is_narrow and options.rounding:
-        plain = nearest(rows, scale, low, high) * scale
-        codes, scale = grouped_codes(rows, np.stack(matrices), width)
+        codes, scale = grouped_codes(rows, matrices, width)
+    elif options.rounding and is_single and whole:
+        codes = single_row_codes(rows[:, 0], scale[:, 0, 0], low[:, 0], high[:, 0], np.stack(whole))[:, None]
+    else:
+        codes = np.empty(rows.shape, np.int8)
         for g, matrix in enumerate(matrices):
-            signal += objective(rows[g], matrix)
-            before += objective(rows[g] - plain[g], matrix)
-            after += objective(rows[g] - codes[g] * scale[g], matrix)
-    together = None
-    if options.rounding and width == 8 and rows.shape[:2] == (linear.groups, 1) and linear.groups > 1 and block is None:
-        together = single_row_codes(rows[:, 0], scale[:, 0, 0], low[:, 0], high[:, 0], np.stack(matrices))
-    for g, matrix in enumerate([] if is_narrow and options.rounding else matrices):
-        signal += objective(rows[g], matrix)
-        full = spread(scale[g], rows.shape[2], block)
-        before += objective(rows[g] - nearest(rows[g], full, low[g], high[g]) * full, matrix)
-        if options.per_channel and width < 8 and not is_narrow:
-            scale[g, :, 0] = _clipped(rows[g], scale[g, :, 0], low[g], high[g], matrix)
-            full = spread(scale[g], rows.shape[2], block)
-        if together is not None:
-            codes[g] = together[g]
-        elif options.rounding:
-            codes[g] = best_codes(rows[g], full, low[g], high[g], matrix)
-        else:
-            codes[g] = nearest_codes(rows[g], full, low[g], high[g])
-        after += objective(rows[g] - codes[g] * full, matrix)
+            if options.per_channel and width < 8 and not is_narrow:
+                scale[g, :, 0] = _clipped(rows[g], scale[g, :, 0], low[g], high[g], matrix)
+            round_ = partial(best_codes, covariance=matrix) if options.rounding else nearest_codes
+            codes[g] = round_(rows[g], spread(scale[g], depth, block), low[g], high[g])
+    before = after = signal = 0.0
+    shifts = list[Array]()
+    for g, matrix in enumerate(matrices):
+        for part in parts_of(rows[g]):
+            given, steps = rows[g, part], spread(plain[g, part], depth, block)
+            signal += objective(given, matrix)
+            before += objective(given - nearest(given, steps, low[g, part], high[g, part]) * steps, matrix)
+            error = given - codes[g, part] * spread(scale[g, part], depth, block)
+            after += objective(error, matrix)
+            shifts.append(error @ moments.mean[g])
+    bias = linear.bias
     if options.correct_bias and linear.takes_bias:
-        bias = _shifted(bias, _shift(rows - codes * spread(scale, rows.shape[2], block), moments))
+        bias = _shifted(bias, np.concatenate(shifts))
     return Solved(Codes(codes, scale, bias, width, worst_pair(codes), block), before, after, signal)
 
 
@@ -135,7 +138,7 @@ def layer_codes(
     safe = pair_safety(options, target)
     scale, low, high = _scales(linear, rows, linear.bias, options, safe, step, bits, None)
     if bits < 8 and options.per_channel:
-        codes, scale = grouped_codes(rows, covariances, bits)
+        codes, scale = grouped_codes(rows, [*covariances], bits)
     elif rows.shape[1] == 1:
         single = (rows[:, 0], scale[:, 0, 0], low[:, 0], high[:, 0])
         codes = single_row_codes(*single, covariances)[:, None]
@@ -171,13 +174,13 @@ def _solve_blocks(
         zeros = None if grid.zero is None else grid.zero[None]
         return Solved(Codes(codes, grid.scale[None], linear.bias, width, 0, block, zeros), None, None)
     weight, matrix = linear.rows()[0], moments.covariance_of(0, centred=linear.takes_bias)
-    parts = [slice(at, at + PART) for at in range(0, len(weight), PART)]  # a head of 262,144 words is 0.7 GB
-    counted, share, signal = matrix, 0.0, sum(objective(weight[part], matrix) for part in parts)
+    parts = [*parts_of(weight)]  # a head of 262,144 words is 0.7 GB
+    counted, share, signal, mean = matrix, 0.0, sum(objective(weight[part], matrix) for part in parts), moments.mean[0]
     if is_read:  # J is then the error of the products, and of the rows themselves in proportion
         share = TABLE_SHARE * signal / max(_squares(weight), LEAST)
         counted = ridged(matrix, np.float32(share))
     counted = ridged(counted, _unseen(counted))
-    grid = best_grid(weight, np.diagonal(counted), width, block)
+    grid = best_grid(weight, counted.diagonal(), width, block)
     plain = np.concatenate([plain_scale(weight[part], width, block) for part in parts])
     before = limit = 0.0
     for part in parts:
@@ -186,17 +189,18 @@ def _solve_blocks(
         cost = objective(rounded, matrix)
         before, limit = before + cost, limit + cost + share * _squares(rounded)
     known, is_far = counted if options.rounding else None, is_polished(weight, POLISHED_BLOCKS)
+    factor = None if known is None else damped_factor(known)
     codes = np.empty(weight.shape, np.int8)
     for scale, zero in ((grid.scale.copy(), grid.zero), (plain, None)):
         after, counts, shifts = 0.0, 0.0, list[Array]()
         for part in parts:
             origin = None if zero is None else zero[part]
             codes[part], scale[part], error = _round_blocks(
-                weight[part], scale[part], origin, block, _bounds(weight[part], width), known, is_far
+                weight[part], scale[part], origin, block, _bounds(weight[part], width), known, factor, is_far
             )
             cost = objective(error, matrix)
             after, counts = after + cost, counts + cost + share * _squares(error)
-            shifts.append(_shift(error[None], moments))
+            shifts.append(error @ mean)
         if counts <= limit:
             break  # the diagonal that chose the grid may mislead where inputs go together
     bias = linear.bias
@@ -212,9 +216,9 @@ def _bounds(rows: Array, width: int) -> tuple[Array, Array]:
     return np.full(rows.shape, least, np.float32), np.full(rows.shape, most, np.float32)
 
 
-def _unseen(covariance: Array) -> np.float32:
+def _unseen(covariance: Covariance) -> np.float32:
     """`UNSEEN` of the squared mean standard deviation."""
-    deviation = np.sqrt(np.maximum(np.diagonal(covariance), 0)).mean(dtype=np.float64)
+    deviation = np.sqrt(np.maximum(covariance.diagonal(), 0)).mean(dtype=np.float64)
     return np.float32(max(UNSEEN * deviation**2, 1e-12))
 
 
@@ -229,8 +233,8 @@ def _squares(array: Array) -> float:
 
 
 def _round_blocks(
-    rows: Array, scale: Array, zero: Array | None, block: int, bounds: tuple[Array, Array], matrix: Array | None,
-    is_far: bool,
+    rows: Array, scale: Array, zero: Array | None, block: int, bounds: tuple[Array, Array], matrix: Covariance | None,
+    factor: Factor | None, is_far: bool,
 ) -> tuple[Array, Array, Array]:  # fmt: skip
     """Codes of rows [N, K] on a grid of blocks, to the nearest without a covariance; the scales refitted to them; and
     the error w − s (q − z). is_far: scales and codes are improved in turn behind GPTQ."""
@@ -241,18 +245,14 @@ def _round_blocks(
     if matrix is None:
         codes = nearest(moved, full, *bounds)
         return codes, scale, moved - codes * full
-    codes, damped = spread_codes(moved, full, *bounds, matrix)
+    codes = spread_codes(moved, full, *bounds, matrix, factor).astype(np.float32)
     if is_far:
+        damped = ridged(matrix, damping(matrix))
         scale = fitted_scale(rows, codes - origin, scale, damped, block)
         full = spread(scale, depth, block)
         moved = rows + origin * full
         codes = descend(moved, codes, full, *bounds, damped)
     return codes, scale, moved - codes * full
-
-
-def _shift(error: Array, moments: InputMoments) -> Array:
-    """What an error of the weights [G, N, K] takes from the mean of the results, [G · N]."""
-    return np.asarray(np.einsum("gnk,gk->gn", error, moments.mean).reshape(-1))
 
 
 def _shifted(bias: Array | None, shift: Array) -> Array:
@@ -278,10 +278,10 @@ def _scales(
     return plain_scale(rows, width, block), low, high
 
 
-def _clipped(rows: Array, scale: Array, low: Array, high: Array, matrix: Array) -> Array:
+def _clipped(rows: Array, scale: Array, low: Array, high: Array, matrix: Covariance) -> Array:
     """The scales [N] of one group, clipped where that costs least."""
-    variance = np.broadcast_to(np.diagonal(matrix) + damping(matrix), rows.shape)
-    return clipped_scale(rows, scale, low, high, variance)
+    variance = matrix.diagonal() + damping(matrix)
+    return np.concatenate([clipped_scale(rows[p], scale[p], low[p], high[p], variance) for p in parts_of(rows)])
 
 
 def pair_safety(options: Quantize, target: str) -> bool:

@@ -54,7 +54,8 @@ def with_per_channel_activations(calibrated: CalibratedModel, context: StageCont
         for u in layers if u.linear is not None
     ]  # fmt: skip
     known = {**assignment.grids, **{v: grid.base for v, grid in grids.items()}}
-    solved = {**calibrated.solved, **solve_layers(calibrated.model, folded, {"minmax": known}, options, context)[0]}
+    given = calibrated.model, folded, {"minmax": known}, options, context
+    solved = {**calibrated.solved, **solve_layers(*given, store=assignment.store)[0]}
     codes = {**assignment.codes, **{u.node: solved[u.node].codes for u in layers}}
     per_channel = replace(assignment, units=units, channels=grids, grids=known, codes=codes)
     return replace(calibrated, assignment=per_channel, solved=solved)

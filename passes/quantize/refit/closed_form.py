@@ -68,8 +68,6 @@ def refit_layer(streams: Streams, unit: Unit) -> Codes:
     if not fits_memory(linear):
         return old
     rows = streams.rows(unit)
-    rows.train.flush()
-    rows.held_out.flush()
     if not rows.train.rows or not rows.held_out.rows:
         return old
     return best_of(linear, old, rows, streams.assignment, unit)
@@ -106,8 +104,7 @@ def best_of(linear: Linear, old: Codes, rows: Rows, assignment: Assignment, unit
 
 def _covariances(sums: NormalEquations, centred: bool) -> Array:
     """E[x xᵀ], less E[x] E[x]ᵀ where a bias absorbs the mean: f32 [G, K, K]."""
-    sums.flush()
-    size, count = sums.gram.shape[1] - 1, max(sums.rows, 1)
+    size, count = sums.inputs, max(sums.rows, 1)
     second = sums.gram[:, :size, :size] / count
     if centred:
         mean = sums.gram[:, :size, size] / count
@@ -117,8 +114,7 @@ def _covariances(sums: NormalEquations, centred: bool) -> Array:
 
 def _with_bias(linear: Linear, codes: Codes, sums: NormalEquations) -> Codes:
     """The codes with the bias E y − W_q E x."""
-    sums.flush()
-    size, count = sums.gram.shape[1] - 1, max(sums.rows, 1)
+    size, count = sums.inputs, max(sums.rows, 1)
     mean, wanted = sums.gram[:, :size, size] / count, sums.cross[:, size] / count
     whole = (codes.rows * codes.scale).astype(np.float64)
     bias = wanted - np.einsum("gnk,gk->gn", whole, mean)

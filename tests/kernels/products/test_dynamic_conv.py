@@ -9,8 +9,9 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from onnx import parser
+from onnx import TensorProto, helper, numpy_helper, parser
 
+from graphopt import onnx_io
 from graphopt.kernels import run_routine
 from graphopt.kernels.core.levels import Level
 from graphopt.kernels.elementwise.floats import prepare_clamp
@@ -18,7 +19,9 @@ from graphopt.kernels.pooling.floats import prepare_float_pool
 from graphopt.kernels.products.dynamic_conv import prepare_dynamic_conv
 from graphopt.kernels.tensors.windows import Image, Window
 from graphopt.machine.sessions import open_session, session_options
+from graphopt.runtime.lower import tables
 from graphopt.runtime.lower.operations import FloatClamp
+from graphopt.runtime.lower.vision import clip_bounds
 from tests.kernels import naive
 from tests.kernels.products.test_matmul_conv import every_level
 
@@ -137,3 +140,31 @@ def test_clamps_keep_the_sign_of_zero_and_nan_as_onnxruntime(operator: str, size
     run_routine(prepare_clamp(size, usual["slope"], usual["shift"], 0.0, high), {"x": naive.placed(x), "y": y})
     assert np.array_equal(y.view(np.int32) & (2**31 - 1), wanted.view(np.int32) & (2**31 - 1))
     assert np.array_equal(np.signbit(y[~np.isnan(y)]), np.signbit(wanted[~np.isnan(y)]))
+
+
+@pytest.mark.parametrize("opset", [6, 13])
+@pytest.mark.parametrize("high", [None, 6.0, np.inf])
+@pytest.mark.parametrize("low", [None, -1.0, 0.0, -np.inf])
+def test_clip_without_a_limit_ends_at_the_largest_number_as_onnxruntime(low: Any, high: Any, opset: int) -> None:
+    given = {name: np.float32(value) for name, value in (("min", low), ("max", high)) if value is not None}
+    names = [name if name in given else "" for name in ("min", "max")] if opset == 13 else []
+    attributes = given if opset == 6 else {}
+    node = helper.make_node("Clip", ["x", *names], ["y"], **{name: float(v) for name, v in attributes.items()})
+    x, y = (helper.make_tensor_value_info(name, TensorProto.FLOAT, ["N"]) for name in "xy")
+    weights = [numpy_helper.from_array(value, name) for name, value in given.items() if name in names]
+    graph = helper.make_graph([node], "g", [x], [y], weights)
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", opset)], ir_version=8)
+    values = np.resize(np.array([np.nan, np.inf, -np.inf, -0.0, 0.0, 3e38, -3e38, 9, -9, 0.5], np.float32), 1000)
+    (wanted,) = open_session(model.SerializeToString(), session_options()).run(None, {"x": values})
+    (lifted,) = onnx_io.load(model).graph
+    bounds, found = clip_bounds(lifted), naive.empty(values.shape, np.float32)
+    assert bounds is not None
+    usual = {field.name: field.default for field in fields(FloatClamp)}
+    routine = prepare_clamp(values.size, usual["slope"], usual["shift"], *bounds)
+    run_routine(routine, {"x": naive.placed(values), "y": found})
+    assert np.array_equal(np.isnan(found), np.isnan(wanted))
+    numbers = ~np.isnan(wanted)
+    np.testing.assert_array_equal(found[numbers].view(np.int32), wanted[numbers].view(np.int32))
+    own = [None if slot == "" else given[slot] for slot in names]
+    by_table = tables._UNARY["Clip"](lifted, values, *own)
+    np.testing.assert_array_equal(by_table, wanted)
