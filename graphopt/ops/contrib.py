@@ -201,6 +201,7 @@ _TABLE: Mapping[str, Callable[[Node, TensorType], _Types]] = {
             "FastGelu": _same,
             "QuickGelu": _same,
             "BiasGelu": _same,
+            "BranchwiseRMSNorm": _same,
             "QLinearAdd": _of_codes,
             "QLinearMul": _of_codes,
             "QLinearSigmoid": _same,

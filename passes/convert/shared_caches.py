@@ -21,6 +21,7 @@ from ...ops import attr
 from ...pipeline.passes import graph_pass
 from ...rewrite import Builder, Context
 from .added_norms import add_in_norms
+from .rotary_tables import Tables, following
 from .windows import as_bias, has_no_window
 
 _MASK = "attention_mask"
@@ -190,8 +191,10 @@ class _Caches:
 
 @dataclass(frozen=True, slots=True)
 class _Lengths:
-    """Tokens, new and earlier ones int64[1]; operands: of keys less one, of queries int32[B]; int32[1]."""
+    """Tokens, by the mask, by a cache, new and earlier ones int64[1]; operands: of keys less one, of queries int32[B];
+    int32[1]."""
 
+    marked: Value
     total: Value
     rows: Value
     earlier: Value
@@ -207,18 +210,18 @@ class _Rewrite:
         self.caches, self.graph, self.context, self.plain = caches, caches.graph, context, plain
         self.biases: dict[Value, Value] = {}
         self.padding: Value | None = None
-        self.tables: dict[tuple[Value, Value], tuple[Value, ...]] = {}
 
     def run(self) -> int:
         """Rewrite; returns the number of nodes replaced."""
         lengths = self._lengths()
+        tables = Tables(self.caches.tokens, lengths.marked, lengths.longest, self.context)
         for past in dict.fromkeys(self.caches.pasts):
             self._replace_size(past, lengths.earlier)
         for node in self.caches.nodes:
             for slot in _PRESENTS:
                 self._replace_size(node.outputs[slot], lengths.total)
         for node in self.caches.nodes:
-            self.caches.made.append(self._grouped(node, lengths))
+            self.caches.made.append(self._grouped(node, lengths, tables))
         return len(self.caches.nodes)
 
     def _lengths(self) -> _Lengths:
@@ -234,7 +237,7 @@ class _Rewrite:
         keys = build.Expand(build.Sub(longest, np.array([1], np.int32)), batch)
         queries = build.Expand(build.Cast(rows, to=int(DType.INT32)), batch)
         build.insert_before(next(iter(self.graph)), self.caches.nodes[:1])
-        return _Lengths(total, rows, earlier, keys, queries, longest)
+        return _Lengths(marked, total, rows, earlier, keys, queries, longest)
 
     def _replace_size(self, cache: Value, length: Value) -> None:
         """Let everything that reads the number of rows of a cache read `length`, int64[1]."""
@@ -259,12 +262,12 @@ class _Rewrite:
                 self.graph.replace_uses(user.output, size)
                 self.graph.erase(user)
 
-    def _grouped(self, node: Node, lengths: _Lengths) -> Node:
+    def _grouped(self, node: Node, lengths: _Lengths, tables: Tables) -> Node:
         q, k, v = node.inputs[:3]
         assert q is not None and k is not None and v is not None
         heads, kv = (int(attr(node, name, 0)) for name in ("q_num_heads", "kv_num_heads"))
         bias = self._bias(node, lengths)
-        q, k, tables, turned = self._unturned(node, q, k)
+        q, k, angles, turned = _unturned(node, q, k, tables)
         packed = _packed(q, k, v)
         operands = (q, k, v) if packed is None else (packed, None, None)
         build = Builder(self.graph, self.context)
@@ -272,7 +275,7 @@ class _Rewrite:
         pasts = [node.inputs[slot] for slot in _PASTS]
         last = (bias, None, None, None, None, None, lengths.queries)
         made = build.node(
-            "com.microsoft::GroupQueryAttention", *operands, *pasts, lengths.keys, lengths.longest, *tables, *last,
+            "com.microsoft::GroupQueryAttention", *operands, *pasts, lengths.keys, lengths.longest, *angles, *last,
             outputs=3, attrs=attrs,
         )  # fmt: skip
         for old, new in zip(node.outputs, made):
@@ -305,7 +308,7 @@ class _Rewrite:
             if len(type.shape) < 4:
                 bias = build.Unsqueeze(bias, np.arange(4 - len(type.shape)))
             if build.nodes:
-                build.insert_before(_next(mask.producer), [mask.producer])
+                build.insert_before(following(mask), [mask.producer])
             self.biases[mask] = bias
         return self.biases[mask]
 
@@ -317,58 +320,36 @@ class _Rewrite:
             bias = build.Where(build.Cast(kept, to=int(DType.BOOL)), np.float32(0), np.finfo(np.float32).min)
             whole = build.Concat(np.array([1, 1], np.int64), lengths.rows, one, axis=0)
             self.padding = build.Expand(build.Unsqueeze(bias, np.array([1, 2])), whole)
-            made = lengths.longest.producer
-            assert made is not None
-            build.insert_before(_next(made), self.caches.nodes[:1])
+            build.insert_before(following(lengths.longest), self.caches.nodes[:1])
         return self.padding
 
-    def _unturned(
-        self, node: Node, q: Value, k: Value
-    ) -> tuple[Value, Value, tuple[Value | None, ...], dict[str, int]]:
-        """Queries and keys before their rotary embeddings, and the tables and attributes with which the operator turns
-        both itself; as given where it cannot."""
-        turns = [value.producer for value in (q, k)]
-        first, second = turns
-        none = (q, k, (None, None, None), dict[str, int]())
-        if first is None or second is None or not (q.has_one_use and k.has_one_use):
-            return none
-        if any(turn.op != "RotaryEmbedding" or len(turn.inputs) != 3 for turn in (first, second)):
-            return none
-        cos, sin = first.inputs[1:]
-        x, y = first.inputs[0], second.inputs[0]
-        if second.inputs[1:] != first.inputs[1:] or cos is None or sin is None or x is None or y is None:
-            return none
-        if any(len(shape_of(value) or ()) != 3 for value in (x, y, cos, sin)):
-            return none
-        size, half = (shape_of(node.inputs[_PASTS[0]]) or (0,))[-1], (shape_of(cos) or (0,))[-1]
-        interleaved = [int(attr(turn, "interleaved", 0)) for turn in (first, second)]
-        dims = {int(attr(turn, "rotary_embedding_dim", 0)) for turn in (first, second)}
-        if not isinstance(size, int) or not isinstance(half, int) or size % 16 or half % 8 or 2 * half > size:
-            return none
-        if interleaved[0] != interleaved[1] or not dims <= {0, 2 * half} or (0 in dims and 2 * half != size):
-            return none
-        tables = self._tables(cos, sin, half)
-        return x, y, tables, {"do_rotary": 1, "rotary_interleaved": interleaved[0]}
 
-    def _tables(self, cos: Value, sin: Value, half: int) -> tuple[Value, ...]:
-        """Angles f32[B,S,D/2] as tables with a row a token, and each token's row int64[B,S].
-
-        The operator asks for as many rows as tokens, earlier ones, too: rows of zeros follow.
-        """
-        if (cos, sin) not in self.tables:
-            build = Builder(self.graph, self.context)
-            marked = build.Shape(self.caches.mask, start=1, end=2)
-            rest = build.ConstantOfShape(build.Concat(marked, np.array([half], np.int64), axis=0))
-            rows = [build.Reshape(angles, np.array([-1, half], np.int64)) for angles in (cos, sin)]
-            tables = [build.Concat(one, rest, axis=0) for one in rows]
-            sizes = build.Shape(cos, start=0, end=2)
-            count = build.ReduceProd(sizes, keepdims=0)
-            places = build.Range(np.array(0, np.int64), count, np.array(1, np.int64))
-            self.tables[cos, sin] = (*tables, build.Reshape(places, sizes))
-            made = [value.producer for value in (cos, sin) if value.producer is not None]
-            behind = max(made, key=self.graph.snapshot().index)
-            build.insert_before(_next(behind), made)
-        return self.tables[cos, sin]
+def _unturned(
+    node: Node, q: Value, k: Value, tables: Tables
+) -> tuple[Value, Value, tuple[Value | None, ...], dict[str, int]]:
+    """Queries and keys before their rotary embeddings, and the tables and attributes with which the operator turns
+    both itself; as given where it cannot."""
+    turns = [value.producer for value in (q, k)]
+    first, second = turns
+    none = (q, k, (None, None, None), dict[str, int]())
+    if first is None or second is None or not (q.has_one_use and k.has_one_use):
+        return none
+    if any(turn.op != "RotaryEmbedding" or len(turn.inputs) != 3 for turn in (first, second)):
+        return none
+    cos, sin = first.inputs[1:]
+    x, y = first.inputs[0], second.inputs[0]
+    if second.inputs[1:] != first.inputs[1:] or cos is None or sin is None or x is None or y is None:
+        return none
+    if any(len(shape_of(value) or ()) != 3 for value in (x, y, cos, sin)) or not (cos.producer and sin.producer):
+        return none
+    size, half = (shape_of(node.inputs[_PASTS[0]]) or (0,))[-1], (shape_of(cos) or (0,))[-1]
+    interleaved = [int(attr(turn, "interleaved", 0)) for turn in (first, second)]
+    dims = {int(attr(turn, "rotary_embedding_dim", 0)) for turn in (first, second)}
+    if not isinstance(size, int) or not isinstance(half, int) or size % 16 or half % 8 or 2 * half > size:
+        return none
+    if interleaved[0] != interleaved[1] or not dims <= {0, 2 * half} or (0 in dims and 2 * half != size):
+        return none
+    return x, y, tables.of(cos, sin, half), {"do_rotary": 1, "rotary_interleaved": interleaved[0]}
 
 
 def _packed(q: Value, k: Value, v: Value) -> Value | None:
@@ -377,11 +358,3 @@ def _packed(q: Value, k: Value, v: Value) -> Value | None:
     if split is None or split.op != "Split" or split.outputs != (q, k, v) or attr(split, "axis", 0) not in (2, -1):
         return None
     return split.inputs[0]
-
-
-def _next(node: Node) -> Node:
-    """The node that follows."""
-    graph = node.graph
-    assert graph is not None
-    nodes = [*graph.snapshot(), graph.return_node]
-    return nodes[nodes.index(node) + 1]

@@ -61,6 +61,7 @@ MEASURED: dict[str, tuple[float | None, float | None]] = {  # portable, onnxrunt
     "projections_into_attention": (None, 1.01),
     "keep_sum_apart": (None, 7.15),  # onnxruntime's own fusion of Add and LayerNormalization is slower than both
     "keep_sums_apart": (None, 4.98),
+    "norm_heads_in_place": (None, 1.19),
     "scale_integer_product": (None, 1.00),
     "scale_integer_product_by_constant": (None, 1.03),
     "bias_into_integer_product": (None, 1.00),

@@ -175,6 +175,14 @@ INSTANCES = {
     "keep_sums_apart": Instance("g (float[1,128,768] x, float[1,128,768] z) => (float[a,b,c] y)",
                                 "e = Exp(x)\n b = Add(e, shift8)\n s = Add(b, z)\n "
                                 "y = LayerNormalization<axis = -1>(s, gamma, beta)", 17, "float[768] shift8"),
+    **{
+        f"norm_heads_in_place{note}": Instance(
+            f"g (float[1,{tokens},1024] x) => (float[a,b,c] y)",
+            "h = Reshape(x, apart)\n n = RMSNormalization<axis = -1>(h, s64)\n y = Reshape(n, joined)", 23,
+            "int64[4] apart = {0, 0, 16, 64}, int64[3] joined = {0, 0, 1024}",
+        )
+        for note, tokens in (("", 128), (" (1 token)", 1), (" (512 tokens)", 512))
+    },
     "scale_integer_product": Instance(TOKENS, _DYNAMIC + "y = Mul(c, t)", 17, _CODES),
     "scale_integer_product_by_constant": Instance(TOKENS, _DYNAMIC + "y = Mul(c, ks)", 17, _CODES),
     "bias_into_integer_product": Instance(TOKENS, _DYNAMIC + "m = Mul(c, t)\n y = Add(m, gamma)", 17, _CODES),

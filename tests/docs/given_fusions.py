@@ -96,6 +96,16 @@ g (float[N,4,8] x, float[N,6,8] w) => (float[a,b,c] y) {
         17,
         "onnxruntime",
     ),
+    "fuse-for-onnxruntime/norm_heads_in_place": (
+        """
+g (float[N,S,12] x) => (float[a,b,c] y) <float[4] gamma, int64[4] apart = {0, 0, 3, 4}, int64[3] joined = {0, 0, 12}> {
+  h = Reshape(x, apart)
+  n = RMSNormalization<axis = -1>(h, gamma)
+  y = Reshape(n, joined)
+}""",
+        23,
+        "onnxruntime",
+    ),
     "fuse-attention": (
         """
 g (float[2,5,16] x) => (float[a,b,c] y) <float[16,16] w, float[16,16] u, float[16,16] v, float scale = {0.35355338},

@@ -127,6 +127,40 @@ def test_packed_operands_and_rotary_embeddings_are_part_of_the_operator():
     assert not {"RotaryEmbedding", "Split", "Attention"} & set(ops(after))
 
 
+TWO_ANGLES = (
+    ("float[B,1,P,16] pv", "float[B,1,P,16] pv, float[B,1,P,16] pk2, float[B,1,P,16] pv2"),
+    ("float[h,i,j,k] vc", "float[h,i,j,k] vc, float[l,m,n,o] kc2, float[q1,r1,s1,u1] vc2"),
+    ("float[8] freq", "float[8] freq, float[8] freq2"),
+    ("y, kc, vc =", """an2 = Mul(p3, freq2)
+  co2 = Cos(an2)
+  si2 = Sin(an2)
+  q2 = RotaryEmbedding<num_heads = 2>(q0, co2, si2)
+  k2 = RotaryEmbedding<num_heads = 1>(k0, co2, si2)
+  y2, kc2, vc2 = Attention<q_num_heads = 2, kv_num_heads = 1>(q2, k2, v, allowed, pk2, pv2)
+  y1, kc, vc ="""),
+    ("pk, pv)\n", "pk, pv)\n  y = Add(y1, y2)\n"),
+)  # fmt: skip
+
+
+@pytest.mark.parametrize(("positions", "numberings"), [("B,S", 1), ("C,R", 2)])
+def test_layers_of_two_angles_share_what_fills_their_tables(positions, numberings):
+    written = text().replace("int64[B,S] position_ids", f"int64[{positions}] position_ids")
+    for old, new in TWO_ANGLES:
+        assert old in written
+        written = written.replace(old, new)
+    before = lift(written, 23)
+    after, _ = rewrite(before, share_caches, target="onnxruntime")
+    counts = [ops(after).count(op) for op in ("ConstantOfShape", "ReduceProd", "com.microsoft::GroupQueryAttention")]
+    assert counts == [1, numberings, 2] and "RotaryEmbedding" not in ops(after)
+    first, second = session(before), session(after)
+    for batch, rows, past in ((1, 1, 7), (2, 1, 8), (1, 6, 0), (2, 4, 7)):
+        for given in masks(batch, rows, past):
+            fed = feeds(batch, rows, past, given)
+            fed |= {"pk2": fed["pv"], "pv2": fed["pk"]}
+            for x, y in zip(first.run(None, fed), second.run(None, fed)):
+                np.testing.assert_allclose(y, x, rtol=1e-4, atol=1e-5)
+
+
 @pytest.mark.parametrize("batch", [1, 2])
 def test_one_buffer_for_earlier_and_present_keys_gives_the_results_of_growing_caches(batch):
     before = lift(text(), 23)

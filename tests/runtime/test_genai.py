@@ -6,7 +6,10 @@ import numpy as np
 import pytest
 
 import graphopt
+from graphopt import onnx_io
 from graphopt.kernels import select_level
+from graphopt.runtime.lower.decoders.spelling import spelled_for_kernels
+from tests.passes.harness import lift, ops
 from tests.runtime.genai import Form, feeds, make_genai_model
 from tests.runtime.language import LAYERS, SIZE, stock
 
@@ -44,6 +47,19 @@ def test_results_are_those_of_onnxruntime(form: Form) -> None:
     kinds = [operation for part in session.describe().parts for operation in part.operators]
     assert "CachedAttention" in kinds and "com.microsoft::GroupQueryAttention" not in kinds
     assert session.covered == (5 if form.packed else 7) * LAYERS + 1
+
+
+def test_norms_of_heads_are_spelled_for_kernels() -> None:
+    text = """<ir_version: 10, opset_import: ["" : 23, "com.microsoft" : 1]>
+    g (float[B,S,12] x) => (float[a,b,c] y) <float[4] gamma> {
+      y = com.microsoft.BranchwiseRMSNorm<num_branches = 3, epsilon = 0.01>(x, gamma)
+    }"""
+    model = lift(text, 23)
+    spelled = spelled_for_kernels(model)
+    assert spelled is not None and ops(spelled.model) == ["Reshape", "SimplifiedLayerNormalization", "Reshape"]
+    given = {"x": np.random.default_rng(0).standard_normal((2, 5, 12)).astype(np.float32)}
+    before, after = (stock(onnx_io.to_proto(one)).run(None, given)[0] for one in (model, spelled.model))
+    np.testing.assert_allclose(after, before, rtol=1e-6)
 
 
 def test_a_cap_of_scores_stays_with_onnxruntime() -> None:

@@ -11,6 +11,7 @@ STYLE-EXPORTER-N.onnx. Each file is written once.
 from __future__ import annotations
 
 import argparse
+import inspect
 import sys
 import warnings
 from collections.abc import Sequence
@@ -34,18 +35,22 @@ WIDE = {
 """Layers, width, heads, heads of keys, inner width and words: of SmolLM2, Qwen2-0.5B, Gemma-3-270M, a Phi, GPT-2,
 a tiny Llama, a Gemma, a Mistral, T5-small, MarianMT and Whisper-tiny, with fewer layers and words in most."""
 DECODERS, PAIRS = ("llama", "qwen2", "gemma", "gemma3", "phi", "gpt2", "mistral"), ("t5", "marian", "whisper")
-ASIDE = ("stablelm", "starcoder2", "granite", "olmo2", "gpt_neox", "phi3", "qwen3", "opt")
+ASIDE = (
+    "stablelm", "starcoder2", "granite", "olmo2", "gpt_neox", "phi3", "qwen3", "opt", "bloom", "falcon", "falcon_new",
+    "falcon_alibi",
+)  # fmt: skip
 """Styles kept aside from those that rewrites were developed on; for GPT-NeoX and Phi-3 rules were mended since."""
 OPSETS = {"script": 17, "dynamo": 18}
 
 
 def decoder(style: str, sizes: tuple[int, ...] = (LAYERS, WIDTH, HEADS, GROUPS, INNER, WORDS)) -> Any:
     """A model for the next token, of `sizes` as in `WIDE`. KeyError for an unknown style."""
-    layers, width, heads, _, inner, words = sizes
+    layers, width, heads, groups, inner, words = sizes
     given = {**dict(zip(_NAMES, sizes)), "max_position_embeddings": 2048}
     even = {**given, "num_key_value_heads": heads}
     size = 256 if words == WIDE["gemma3"][-1] else width // heads
     kinds = ["full_attention" if n % 6 == 5 or n + 1 == layers else "sliding_attention" for n in range(layers)]
+    one = {**given, "ffn_hidden_size": inner, "alibi": False}
     learned = {"n_embd": width, "n_layer": layers, "n_head": heads, "n_inner": inner, "vocab_size": words}
     models = {
         "llama": ("Llama", "Llama", given),
@@ -63,6 +68,10 @@ def decoder(style: str, sizes: tuple[int, ...] = (LAYERS, WIDTH, HEADS, GROUPS, 
         "gpt_neox": ("GPTNeoX", "GPTNeoX", even),
         "phi3": ("Phi3", "Phi3", {**given, "pad_token_id": 0}),
         "qwen3": ("Qwen3", "Qwen3", {**given, "head_dim": 64}),
+        "bloom": ("Bloom", "Bloom", {"hidden_size": width, "n_layer": layers, "n_head": heads, "vocab_size": words}),
+        "falcon": ("Falcon", "Falcon", {**one, "multi_query": True}),
+        "falcon_new": ("Falcon", "Falcon", {**one, "new_decoder_architecture": True, "num_kv_heads": groups}),
+        "falcon_alibi": ("Falcon", "Falcon", {**one, "multi_query": False, "alibi": True, "parallel_attn": False}),
         "opt": ("OPT", "OPT", {**even, "ffn_dim": inner, "word_embed_proj_dim": width}),
     }
     kind, config, options = models[style]
@@ -115,10 +124,11 @@ class Step(nn.Module):
         cache = transformers.DynamicCache()
         for layer in range(len(pasts) // 2):
             cache.update(pasts[2 * layer], pasts[2 * layer + 1], layer)
-        made = self.model(
-            input_ids=ids, attention_mask=mask, position_ids=positions, past_key_values=cache, use_cache=True
-        )
-        return (made.logits, *(x for layer in made.past_key_values.layers for x in (layer.keys, layer.values)))
+        taken = inspect.signature(self.model.forward).parameters  # BLOOM has no positions, and two styles say `cache`
+        more = {"position_ids": positions} if "position_ids" in taken else {}
+        more["cache" if "cache" in taken else "past_key_values"] = cache
+        made = self.model(input_ids=ids, attention_mask=mask, use_cache=True, **more)
+        return (made.logits, *(x for layer in cache.layers for x in (layer.keys, layer.values)))
 
 
 class Encoder(nn.Module):
@@ -191,10 +201,17 @@ def write(
     print(path, flush=True)
 
 
+def groups_of(config: Any) -> int:
+    """Heads of keys in the cache: Falcon keeps one, or repeats a few to as many as there are of queries."""
+    if hasattr(config, "multi_query"):
+        return 1 if config.multi_query and not config.new_decoder_architecture else int(config.num_attention_heads)
+    return int(getattr(config, "num_key_value_heads", config.num_attention_heads))
+
+
 def write_decoder(model: Any, path: Path, exporter: str, opset: int | None = None) -> None:
     """Export a step of a decoder."""
     config = model.config
-    heads = getattr(config, "num_key_value_heads", config.num_attention_heads)
+    heads = groups_of(config)
     size = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
     pasts = [torch.randn(2, heads, 5, size) for _ in range(2 * config.num_hidden_layers)]
     kinds = [f"{layer}.{kind}" for layer in range(config.num_hidden_layers) for kind in ("key", "value")]

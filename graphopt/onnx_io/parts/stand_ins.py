@@ -17,9 +17,10 @@ from ...ops import walk_protos
 _OWN = "com.microsoft"
 _NORM = "SimplifiedLayerNormalization"
 _GELUS = ("QuickGelu", "Gelu", "FastGelu", "BiasGelu")
+_BRANCHES = "BranchwiseRMSNorm"
 _SKIPS = ("SkipLayerNormalization", "SkipSimplifiedLayerNormalization")
 _ATTENTION = ("MultiHeadAttention", "GroupQueryAttention")
-_SAME = frozenset((("", _NORM), *((_OWN, name) for name in (_NORM, *_GELUS))))
+_SAME = frozenset((("", _NORM), *((_OWN, name) for name in (_NORM, _BRANCHES, *_GELUS))))
 """Domains and operators whose first result has the type of their first operand."""
 _WIDTHS = (2, 4, 8)
 """Bits of a code."""
@@ -29,7 +30,7 @@ _LIKE = {
     **dict.fromkeys(
         (
             "QLinearSigmoid", "QLinearLeakyRelu", "QLinearSoftmax", "QuantizeLinear", "DequantizeLinear", *_GELUS,
-            "RotaryEmbedding", *_SKIPS,
+            "RotaryEmbedding", _BRANCHES, *_SKIPS,
         ),
         ("Identity", _ONE),
     ),

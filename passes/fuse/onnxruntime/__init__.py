@@ -12,6 +12,7 @@ from .epilogues import (
     transpose_into_first_factor,
     transpose_into_product,
 )
+from .heads import norm_heads_in_place
 from .integers import (
     bias_into_integer_product,
     quantize_in_product,
@@ -23,6 +24,7 @@ from .skips import bias_into_fast_gelu, bias_into_gelu, keep_sum_apart, keep_sum
 RULES = (
     activation_into_conv, clip_into_conv, activation_into_gemm, scale_into_product, transpose_into_product,
     transpose_into_first_factor, bias_into_gelu, bias_into_fast_gelu, keep_sums_apart, keep_sum_apart,
+    norm_heads_in_place,
     scale_integer_product, scale_integer_product_by_constant, bias_into_integer_product, quantize_in_product,
 )  # fmt: skip
 """The rules, tried in this order at each node."""

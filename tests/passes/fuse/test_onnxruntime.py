@@ -94,3 +94,39 @@ def test_sums_before_a_norm_are_kept_from_a_slow_fusion(name):
     after, made = rewrite(before, fuse_for_onnxruntime, target="onnxruntime")
     assert (made, ops(after)) == (changes, wanted)
     assert_same(before, after, rtol=1e-6)
+
+
+HEADS = """g (float[B,S,12] x) => (float[a,b,c] y) <float[4] gamma, int64[4] apart = {0, 0, 3, 4},
+  int64[3] joined = {0, 0, 12}> {
+  h = Reshape(x, apart)
+  n = RMSNormalization<axis = -1, epsilon = 0.01>(h, gamma)
+  y = Reshape(n, joined)
+}"""
+OTHER_NORMS = {
+    "of all heads together": (("axis = -1", "axis = 2"), ("float[4] gamma", "float[3,4] gamma")),
+    "of a matrix": (("{0, 0, 3, 4}", "{0, 0, 4, 3}"), ("[4] gamma", "[3] gamma"), ("{0, 0, 12}", "{0, 12, -1}")),
+    "one gain for all": (("float[4] gamma", "float[1] gamma"),),
+    "in double precision": (("float", "double"),),
+    "heads by two axes": (("{0, 0, 3, 4}", "{0, 0, 3, 2, 2}"), ("int64[4]", "int64[5]"), ("[4] gamma", "[2] gamma")),
+    "heads with another reader": (
+        ("[a,b,c] y)", "[a,b,c] y, float[d,e,f,k] z)"),
+        ("joined)\n}", "joined)\n  z = Abs(n)\n}"),
+    ),
+}
+
+
+def test_heads_are_normed_side_by_side():
+    before = lift(HEADS, 23)
+    after, changes = rewrite(before, fuse_for_onnxruntime, target="onnxruntime")
+    assert (changes, ops(after)) == (1, ["com.microsoft::BranchwiseRMSNorm"])
+    assert_same(before, after, rtol=1e-6)
+    assert rewrite(before, fuse_for_onnxruntime)[1] == 0
+
+
+@pytest.mark.parametrize("name", OTHER_NORMS)
+def test_norms_of_other_rows_stay(name):
+    text = HEADS
+    for old, new in OTHER_NORMS[name]:
+        assert old in text
+        text = text.replace(old, new)
+    assert rewrite(lift(text, 23), fuse_for_onnxruntime, target="onnxruntime")[1] == 0

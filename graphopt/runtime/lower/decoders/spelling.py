@@ -1,6 +1,7 @@
 """Attention as kernels know it: of onnxruntime's own operators of decoders ONNX's, of masks of truth values numbers.
 
-Files of onnxruntime-genai hold GroupQueryAttention and SkipSimplifiedLayerNormalization. GroupQueryAttention becomes
+Files of onnxruntime-genai hold GroupQueryAttention and SkipSimplifiedLayerNormalization, those that `optimize` writes
+for onnxruntime BranchwiseRMSNorm, too. GroupQueryAttention becomes
 RotaryEmbedding of its queries and keys, and Attention by a mask; what all layers share, the mask and the angles of the
 tokens' positions, is computed once. Exports of torch's scaled_dot_product_attention have masks of truth values.
 """
@@ -20,6 +21,7 @@ from ..operands import declared_shape, is_float32
 
 GROUPED = "com.microsoft::GroupQueryAttention"
 _ADDED_NORM = "com.microsoft::SkipSimplifiedLayerNormalization"
+_BRANCHES = "com.microsoft::BranchwiseRMSNorm"
 _FIRST, _WITH_ATTENTION = 18, 23
 """The least operator set of a file, and the first one with Attention and RotaryEmbedding. Revisions between them only
 add element types, but for `_REVISED`."""
@@ -43,8 +45,8 @@ class Spelled:
 
 
 def spelled_for_kernels(model: Model) -> Spelled | None:
-    """A copy of a model without GroupQueryAttention and masks of truth values; None where it has none of either, or
-    what kernels do not know.
+    """A copy of a model without GroupQueryAttention, norms of each head by onnxruntime's own operator and masks of
+    truth values; None where it has none of these, or what kernels do not know.
 
     Its results are those of the model where the sequences of a batch are all as long as the mask of GroupQueryAttention
     (no padding). Where they are not, the mask that Attention reads is a column short, so that kernels refuse it.
@@ -54,7 +56,7 @@ def spelled_for_kernels(model: Model) -> Spelled | None:
         return None
     if is_grouped and any(node.op in _REVISED for node in model.graph):
         return None
-    if not is_grouped and not any(map(_allowed, model.graph)):
+    if not any(node.op in (GROUPED, _BRANCHES) or _allowed(node) is not None for node in model.graph):
         return None
     copy = clone_model(model)
     try:
@@ -83,6 +85,8 @@ class _Speller:
                 made += self._attention(node)
             elif node.op == _ADDED_NORM:
                 self._norm(node)
+            elif node.op == _BRANCHES:
+                self._norm_of_heads(node)
             elif (allowed := _allowed(node)) is not None:
                 self.graph.set_input(node, _MASK, self._once(self._numbers_of, allowed))
                 made.append(node)
@@ -109,6 +113,23 @@ class _Speller:
         )
         for old, new in zip(node.outputs[:1] + node.outputs[3:4], (y, total)):
             self.graph.replace_uses(old, new)
+        self.graph.erase(node)
+
+    def _norm_of_heads(self, node: Node) -> None:
+        """BranchwiseRMSNorm(x [B,S,H D]) = SimplifiedLayerNormalization of x [B,S,H,D], for one gain an element."""
+        x, gain, heads = node.inputs[0], node.input(1), attr(node, "num_branches", 0)
+        shape = () if x is None else declared_shape(x)
+        if x is None or gain is None or not heads or len(shape) != 3 or not isinstance(shape[2], int):
+            return
+        size = shape[2] // heads
+        if declared_shape(gain) != (size,):
+            return
+        kind = TensorType(DType.FLOAT, (*shape[:2], heads, size))
+        apart = self._emit("Reshape", x, _numbers([0, 0, heads, size]), type=kind)
+        epsilon = float(attr(node, "epsilon", 1e-5))
+        y = self._emit("SimplifiedLayerNormalization", apart, gain, type=kind, axis=-1, epsilon=epsilon, stash_type=1)
+        y = self._emit("Reshape", y, _numbers([0, 0, shape[2]]), type=_tensor(x))
+        self.graph.replace_uses(node.output, y)
         self.graph.erase(node)
 
     def _attention(self, node: Node) -> list[Node]:
