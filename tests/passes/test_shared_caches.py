@@ -127,6 +127,14 @@ def test_packed_operands_and_rotary_embeddings_are_part_of_the_operator():
     assert not {"RotaryEmbedding", "Split", "Attention"} & set(ops(after))
 
 
+def test_angles_that_no_node_computes_stay_outside():
+    written = text().replace("int64[B,S] position_ids", "float[B,S,8] co, float[B,S,8] si")
+    start, end = written.index("  pf = Cast"), written.index("  qkv =")
+    after, changes = rewrite(lift(written[:start] + written[end:], 23), share_caches, target="onnxruntime")
+    assert changes == 1 and ops(after).count("RotaryEmbedding") == 2
+    assert ops(after).count("com.microsoft::GroupQueryAttention") == 1
+
+
 TWO_ANGLES = (
     ("float[B,1,P,16] pv", "float[B,1,P,16] pv, float[B,1,P,16] pk2, float[B,1,P,16] pv2"),
     ("float[h,i,j,k] vc", "float[h,i,j,k] vc, float[l,m,n,o] kc2, float[q1,r1,s1,u1] vc2"),

@@ -142,7 +142,8 @@ class NormalEquations:
     def absorb(self, other: NormalEquations) -> NormalEquations:
         """These sums with those of `other`, which is empty then: no third set is in memory."""
         self._take(other)
-        other.__init__(self._shape[0], self.inputs, self._shape[0] * self._shape[2])  # type: ignore[misc]
+        other._kept, other._kept_rows, other._sums = [], 0, None
+        other.energy, other.rows = 0.0, 0
         return self
 
     def _take(self, other: NormalEquations) -> None:
