@@ -18,8 +18,9 @@ _STIFFNESS = (1.0, 10.0, 100.0)
 _LONG = 2048
 """Inputs beyond which every other multiple is tried, as a solution costs K³, and rows are kept rather than sums, as
 these take K². `python -m tests.bench.prune_speed time`."""
-_COLUMNS = 1 << 26
-"""Bytes of a layer's weights in double precision at a time: 64 MB, beside sums of 0.7 GB for 9,216 inputs."""
+_COLUMNS = 1 << 24
+"""Bytes of a layer's weights in double precision at a time, of which a solution holds some five: 16 MB, 80 outputs of
+VGG-19's 25,088 inputs."""
 
 
 class NormalEquations:
