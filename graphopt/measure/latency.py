@@ -132,25 +132,15 @@ def open_ort_session(
     weights of a large model from mapped files."""
     if isinstance(model, Model):
         from ..onnx_io import is_large
+        from ..onnx_io.lend import open_lent
 
         if is_large(model):
             return _open_large(model, settings)
         made = settings()
         if model.folder:
             made.add_session_config_entry(EXTERNAL_FOLDER, model.folder)
-        return _open_lent(model, made)
+        return open_lent(model, made)
     return open_session(model if isinstance(model, bytes) else os.fspath(model), settings())
-
-
-def _open_lent(model: Model, settings: onnxruntime.SessionOptions) -> onnxruntime.InferenceSession:
-    """A session that reads weights in place in this process; in a serialized model they would be copied four times."""
-    from ..onnx_io.lend import lend_to, lent_emission
-
-    emitted = lent_emission(model, packed=False)
-    held = lend_to(settings, emitted.proto, emitted.lent)
-    session = open_session(emitted.proto.SerializeToString(), settings)
-    session.lent = held, emitted.lent  # they must live as long as the session does
-    return session
 
 
 def _open_large(

@@ -14,7 +14,7 @@ import onnx
 
 from ..errors import ModelError, OutputError
 from ..ir import Array, Constant, DType, Model, Node, Value, clone_model
-from ..machine.sessions import borrow
+from ..machine.sessions import borrow, open_session
 from ..machine.spool import Spool, place_of
 from ..ops import initializers_of
 from .emit import Emitter, to_proto
@@ -100,6 +100,15 @@ def lend_to(settings: onnxruntime.SessionOptions, proto: onnx.ModelProto, lent: 
         if t.data_location == onnx.TensorProto.EXTERNAL and t.name in lent
     }
     return borrow(settings, taken, LOCATION if len(taken) == outside else None)
+
+
+def open_lent(model: Model, settings: onnxruntime.SessionOptions) -> onnxruntime.InferenceSession:
+    """A session that reads weights in place in this process; in a serialized model they would be copied four times."""
+    emitted = lent_emission(model, packed=False)
+    held = lend_to(settings, emitted.proto, emitted.lent)
+    session = open_session(emitted.proto.SerializeToString(), settings)
+    session.lent = held, emitted.lent  # they must live as long as the session does
+    return session
 
 
 def on_disk(

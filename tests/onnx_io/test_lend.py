@@ -14,7 +14,7 @@ from graphopt.errors import OutputError
 from graphopt.ir import Constant, DType, Value
 from graphopt.machine.sessions import IN_PLACE_SINCE, open_session
 from graphopt.machine.spool import Spool, place_of
-from graphopt.measure import latency, ort_session
+from graphopt.measure import ort_session
 from graphopt.onnx_io import lend
 from graphopt.onnx_io.emit import Emitter
 from graphopt.onnx_io.lend import LEAST, Lender, emission, with_lent
@@ -58,7 +58,7 @@ def test_sessions_of_candidates_copy_no_weights(monkeypatch):
     model, feed, sizes = onnx_io.load(convnet()), images(1)[0], []
     expected = ort_session(onnx_io.to_proto(model).SerializeToString()).run(None, feed)[0]
     monkeypatch.setattr(
-        latency, "open_session", lambda source, settings: sizes.append(len(source)) or open_session(source, settings)
+        lend, "open_session", lambda source, settings: sizes.append(len(source)) or open_session(source, settings)
     )
     session = ort_session(model)
     gc.collect()
