@@ -87,7 +87,7 @@ def test_moments_of_few_patches_are_those_of_their_sums(centred, monkeypatch):
 @pytest.mark.parametrize("groups", [1, 2])
 def test_rows_are_solved_for_as_their_sums(groups, rows, free_bias, monkeypatch):
     """60 rows are kept, of 90 those held out, of 900 none."""
-    monkeypatch.setattr(regression, "_LONG", 50)
+    monkeypatch.setattr(regression, "MANY", 50)
     monkeypatch.setattr(regression, "_STIFFNESS", (1.0,))
     rng = np.random.default_rng(rows)
     weight, bias = rng.standard_normal((groups, 100, 4)), rng.standard_normal((groups, 4))

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import numpy as np
 
 from ...ir import Array
-from .moments import add_gram, mirror
+from .moments import MANY, add_gram, mirror
 
 _ROWS = 2048
 """Rows buffered before one Gram product: large products are fast, and memory stays bounded. A choice;
@@ -16,8 +16,7 @@ _STIFFNESS = (1.0, 10.0, 100.0)
 """Multiples of the ridge, a decade apart: the grid of validation on held-out rows.
 `python -m tests.bench.prune_fashion` shows the accuracy, with fewer images where refits overfit."""
 _LONG = 2048
-"""Inputs beyond which every other multiple is tried, as a solution costs K³, and rows are kept rather than sums, as
-these take K². `python -m tests.bench.prune_speed time`."""
+"""Inputs beyond which every other multiple is tried: a solution costs K³. `python -m tests.bench.prune_speed time`."""
 _COLUMNS = 1 << 24
 """Bytes of a layer's weights in double precision at a time, of which a solution holds some five: 16 MB, 80 outputs of
 VGG-19's 25,088 inputs."""
@@ -27,8 +26,8 @@ class NormalEquations:
     """Sums of x xᵀ and x yᵀ over rows [R, g, K] and [R, M], with a one appended to x for the bias; one set a group.
 
     In float64, from float32 products of a few thousand rows each (`InputMoments` says why the two differ). Of many
-    inputs (`_LONG`) the rows themselves are kept while they are no more than the inputs: they take half the memory of
-    the sums at most, and few rows are solved for in their own space, R × R in place of K × K.
+    inputs (`MANY`) the rows themselves are kept while they are half the inputs at most: they take a quarter of the
+    memory of the sums, and few rows are solved for in their own space, R × R in place of K × K.
     """
 
     def __init__(self, groups: int, inputs: int, outputs: int) -> None:
@@ -36,7 +35,6 @@ class NormalEquations:
         self._shape = groups, inputs + 1, outputs // max(groups, 1)
         self._sums: tuple[Array, Array] | None = None
         self._kept: list[tuple[Array, Array]] = []
-        self._kept_rows = 0
 
     @property
     def gram(self) -> Array:
@@ -54,18 +52,17 @@ class NormalEquations:
         self.energy += float(np.square(y, dtype=np.float64).sum())
         self.rows += len(x)
         self._kept.append((x, y))
-        self._kept_rows += len(x)
-        if self._kept_rows >= _ROWS and not self._keeps_rows:
+        if not self._keeps_rows and sum(len(kept) for kept, _ in self._kept) >= _ROWS:
             self._summed()
 
     @property
     def _keeps_rows(self) -> bool:
-        return self._sums is None and self.inputs > _LONG and 2 * self.rows <= self.inputs
+        return self._sums is None and self.inputs > MANY and 2 * self.rows <= self.inputs
 
     @property
     def is_ample(self) -> bool:
         """Whether more rows would not be kept: these suffice to judge a fit."""
-        return self.inputs > _LONG and 2 * self.rows >= self.inputs - 1
+        return self.inputs > MANY and 2 * self.rows >= self.inputs - 1
 
     def _summed(self) -> tuple[Array, Array]:
         """The sums, with the rows kept so far multiplied into them."""
@@ -78,7 +75,7 @@ class NormalEquations:
             wide = np.ascontiguousarray(wide.transpose(1, 0, 2))
             add_gram(gram, wide)
             cross += wide.transpose(0, 2, 1) @ y.reshape(len(y), groups, outputs).transpose(1, 0, 2)
-        self._kept, self._kept_rows = [], 0
+        self._kept = []
         return self._sums
 
     def _portions(self) -> Iterator[tuple[Array, Array]]:
@@ -134,7 +131,7 @@ class NormalEquations:
     def joined(self, other: NormalEquations) -> NormalEquations:
         """The sums over the rows of both."""
         both = NormalEquations(self._shape[0], self.inputs, self._shape[0] * self._shape[2])
-        both._kept, both._kept_rows = [*self._kept], self._kept_rows
+        both._kept = [*self._kept]
         both._sums = None if self._sums is None else (self._sums[0].copy(), self._sums[1].copy())
         both.energy, both.rows = self.energy, self.rows
         both._take(other)
@@ -143,14 +140,12 @@ class NormalEquations:
     def absorb(self, other: NormalEquations) -> NormalEquations:
         """These sums with those of `other`, which is empty then: no third set is in memory."""
         self._take(other)
-        other._kept, other._kept_rows, other._sums = [], 0, None
-        other.energy, other.rows = 0.0, 0
+        other._kept, other._sums, other.energy, other.rows = [], None, 0.0, 0
         return self
 
     def _take(self, other: NormalEquations) -> None:
         self.energy, self.rows = self.energy + other.energy, self.rows + other.rows
         self._kept += other._kept
-        self._kept_rows += other._kept_rows
         if other._sums is not None:
             for own, more in zip(self._summed(), other._sums):
                 own += more
