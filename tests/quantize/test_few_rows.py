@@ -116,6 +116,21 @@ def test_rows_are_solved_for_as_their_sums(groups, rows, free_bias, monkeypatch)
         np.testing.assert_allclose(sums.gram[0][:-1, :-1], x[:, 0].T @ x[:, 0], rtol=1e-4, atol=1e-2)
 
 
+@pytest.mark.parametrize("many", [50, 200])
+@pytest.mark.parametrize("wrong", [np.nan, np.inf])
+@pytest.mark.parametrize("place", ["inputs", "results"])
+def test_values_that_are_not_finite_leave_the_weights(place, wrong, many, monkeypatch):
+    """By few rows as by their sums."""
+    monkeypatch.setattr(regression, "MANY", many)
+    rng = np.random.default_rng(0)
+    x, y = rng.standard_normal((40, 1, 100)).astype(np.float32), rng.standard_normal((40, 4)).astype(np.float32)
+    (x if place == "inputs" else y)[3, ..., 0] = wrong
+    sums, start = NormalEquations(1, 100, 4), rng.standard_normal((1, 100, 4)).astype(np.float32)
+    sums.add(x, y)
+    weight, bias = sums.solve(start, np.zeros((1, 4)), 1e-3)
+    assert np.array_equal(weight, start) and not bias.any()
+
+
 def test_few_rows_take_no_matrix_of_the_inputs():
     """Sums of 4,096 inputs take 67 MB in single and 134 MB in double precision."""
     rng = np.random.default_rng(0)

@@ -106,7 +106,7 @@ class NormalEquations:
 
     def _solve_by_rows(self, weight: Array, bias: Array, ridge: float, free_bias: bool) -> None:
         """Solve in place for few rows: W = start + Xᵀ (X Xᵀ + λ)⁻¹ (Y − X start), rows less their mean for the bias."""
-        from scipy.linalg import cho_solve, cholesky
+        from scipy.linalg import LinAlgError, cho_factor, cho_solve
 
         if not self.rows:
             return
@@ -119,14 +119,18 @@ class NormalEquations:
             apart -= mean
             left = apart @ apart.T
             left[np.diag_indices_from(left)] += penalty
-            factor = cholesky(left, lower=True, overwrite_a=True)
+            try:
+                factors = cho_factor(left, overwrite_a=True, check_finite=False)
+            except LinAlgError:  # values that are not finite
+                continue
             for part in _columns(self.inputs, weight.shape[2]):
                 before = weight[group, :, part].astype(np.float64)
                 aim = wanted[:, part].astype(np.float64)
                 level = aim.mean(axis=0) if free_bias else bias[group, part]
-                after = before + apart.T @ cho_solve((factor, True), aim - level - apart @ before)
-                weight[group, :, part] = after
-                bias[group, part] = level - mean @ after
+                off = aim - level - apart @ before
+                after = before + apart.T @ cho_solve(factors, off, overwrite_b=True, check_finite=False)
+                if np.isfinite(after).all():
+                    weight[group, :, part], bias[group, part] = after, level - mean @ after
 
     def joined(self, other: NormalEquations) -> NormalEquations:
         """The sums over the rows of both."""
