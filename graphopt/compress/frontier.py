@@ -17,7 +17,7 @@ import numpy as np
 from ..equivalence.feeds import Feeds
 from ..equivalence.runnable import PACKABLE
 from ..ir import Array, Graph, Model, Node, Value, captures, clone_node
-from ..machine.sessions import DISABLE_PACKING
+from ..machine.sessions import packing
 from ..measure import ort_session
 from ..onnx_io.weights import unpacked_bytes
 
@@ -126,6 +126,5 @@ def _runner(model: Model, nodes: list[Node], read: list[Value], results: list[Va
     names = [f"i{k}" for k in range(len(read))]
     if not results:
         return lambda arrays: []
-    packs = unpacked_bytes(small) <= PACKABLE
-    session = ort_session(small, threads=0, options={} if packs else {DISABLE_PACKING: "1"})
+    session = ort_session(small, threads=0, options=packing(unpacked_bytes(small) <= PACKABLE))
     return lambda arrays: session.run(None, dict(zip(names, arrays)))

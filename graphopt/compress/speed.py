@@ -17,7 +17,7 @@ from ..ir import Model
 from ..kernels import select_level
 from ..kernels.core.object_cache import generation
 from ..machine.measurements import Measurements
-from ..machine.sessions import DISABLE_PACKING
+from ..machine.sessions import packing
 from ..measure import Timing, compare_latency, ort_session, own_clock, structure_digest
 
 GAIN = 1.02
@@ -112,7 +112,7 @@ def timing_session(model: Model, target: str, packs: bool = True) -> Any:
         from ..runtime import session_of
 
         return session_of(model, threads=1)
-    return ort_session(model, options={} if packs else {DISABLE_PACKING: "1"})
+    return ort_session(model, options=packing(packs))
 
 
 def _known(pairs: Mapping[str, tuple[float, float]], keys: Mapping[str, object]) -> dict[str, Speed]:

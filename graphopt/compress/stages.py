@@ -14,7 +14,7 @@ from ..calibration.source import CalibrationData
 from ..equivalence.runnable import PACKED
 from ..errors import ModelError
 from ..ir import Model, clone_model
-from ..machine.sessions import ASLEEP, DISABLE_PACKING, PACKED_BESIDE, is_refusal
+from ..machine.sessions import ASLEEP, PACKED_BESIDE, is_refusal, packing
 from ..measure import SAMPLES, MakeSession, Metric, Quality, ort_session, taking_floats
 from ..onnx_io import is_large
 from ..onnx_io.weights import unpacked_bytes
@@ -76,9 +76,8 @@ def session_maker(target: str, threads: int | None = None) -> MakeSession:
 
 def _entries(model: Model) -> Mapping[str, str]:
     """The configuration of a session that judges a model."""
-    if unpacked_bytes(model) <= PACKED_BESIDE or any(node.op in PACKED for node in model.graph.walk()):
-        return ASLEEP
-    return {**ASLEEP, DISABLE_PACKING: "1"}
+    packs = unpacked_bytes(model) <= PACKED_BESIDE or any(node.op in PACKED for node in model.graph.walk())
+    return {**ASLEEP, **packing(packs)}
 
 
 def run_stages(

@@ -47,6 +47,11 @@ many and too short for threads that spin. Dynamic quantization of MiniLM takes 1
 21.7: `python -m tests.bench.minilm_int8`."""
 
 
+def packing(packs: bool) -> dict[str, str]:
+    """The configuration entries of a session that packs weights, or of one that keeps no packed copies."""
+    return {} if packs else {DISABLE_PACKING: "1"}
+
+
 def session_options(
     *, threads: int | None = 1, optimize: bool = True, folder: str = "", entries: Mapping[str, str] | None = None
 ) -> onnxruntime.SessionOptions:

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from ..ir import Array, Model, Node, clone_model
-from ..machine.sessions import DISABLE_PACKING, session_options
+from ..machine.sessions import packing, session_options
 from .figures import figures
 from .latency import open_ort_session
 
@@ -234,7 +234,7 @@ def _settings(
     threads: int, optimize: bool, profile: Path, dumped: Path | str, packs: bool
 ) -> onnxruntime.SessionOptions:  # fmt: skip
     """Options of a session that writes a profile, and the executed graph where it has a path."""
-    settings = session_options(threads=threads, optimize=optimize, entries={} if packs else {DISABLE_PACKING: "1"})
+    settings = session_options(threads=threads, optimize=optimize, entries=packing(packs))
     settings.enable_profiling = True
     settings.profile_file_prefix, settings.optimized_model_filepath = str(profile), str(dumped)
     return settings

@@ -11,7 +11,7 @@ import numpy as np
 
 from ...errors import InputError, ModelError, one_line
 from ...ir import Array, Dim, DType, Graph, Model, Port, TensorType, Value, clone_model
-from ...machine.sessions import DISABLE_PACKING, PACKED_BESIDE, session_options
+from ...machine.sessions import PACKED_BESIDE, packing, session_options
 from ...onnx_io.lend import open_lent
 from ...onnx_io.weights import unpacked_bytes
 from ..differentiate import is_float
@@ -119,9 +119,7 @@ def _with_sizes(kind: object, sizes: Mapping[Dim, int]) -> list[int | None]:
 def _open(model: Model) -> Any:
     """A session that reads the model's weights where they lie; above `PACKED_BESIDE` bytes it packs none."""
     # otherwise onnxruntime quantizes float weights between codes, to codes other than the given ones
-    entries = {"session.disable_quant_qdq": "1"}
-    if unpacked_bytes(model) > PACKED_BESIDE:
-        entries[DISABLE_PACKING] = "1"
+    entries = {"session.disable_quant_qdq": "1", **packing(unpacked_bytes(model) <= PACKED_BESIDE)}
     settings = session_options(folder=model.folder, entries=entries)
     if not any(node.op == "Conv" for node in model.graph):  # its blocked layout gains more than it costs
         settings.graph_optimization_level = type(settings.graph_optimization_level).ORT_ENABLE_BASIC
